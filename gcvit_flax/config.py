@@ -1,0 +1,201 @@
+"""What a network is: GCViTConfig and the preprocessing that its inputs need."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from gcvit_flax.errors import UserError
+
+# Window side = image side / ratio, level by level, in every published variant.
+WINDOW_RATIOS = (32, 32, 16, 32)
+NUM_LEVELS = len(WINDOW_RATIOS)
+MIN_IMAGE_SIDE = 32
+
+# The public implementations share weights and disagree in two places: (relative_position_bias, query_pool_padding).
+REFERENCES = {
+    "official": ("per_head", "-inf"),  # the PyTorch release, timm >= 1.0.31
+    "gcvit_tf": ("per_head", "zero"),  # the TensorFlow package gcvit 1.1.6
+    "keras_io": ("flattened", "zero"),  # the Keras 3 example
+}
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Size = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class GCViTConfig:
+    """Everything that decides the network's shape and forward pass (paper, sections 3 and A, table 1).
+
+    Sides are (height, width) in pixels for `image_size` and in tokens for `window_size`, one pair a level; an int
+    means a square. `window_size=None` follows the official ratios (32, 32, 16, 32) of the image size.
+
+    Raises:
+      UserError: (a ValueError) a field that is out of range or does not fit the others.
+    """
+
+    image_size: int | Size = 224
+    window_size: tuple[int | Size, ...] | None = None
+    embed_dim: int = 64
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    num_heads: tuple[int, ...] = (2, 4, 8, 16)
+    mlp_ratio: float = 3.0
+    qkv_bias: bool = True
+    qk_scale: float | None = None
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    layer_scale: float | None = None
+    num_classes: int = 1000
+    relative_position_bias: str = "per_head"
+    query_pool_padding: str = "-inf"
+    pad_to_windows: bool = False
+
+    def __post_init__(self):
+        image_size = as_pair("image_size", self.image_size)
+        if min(image_size) < 1:
+            raise UserError(f"image_size must be positive, got {image_size}")
+        windows = self.window_size
+        windows = _official_windows(image_size) if windows is None else [as_pair("window_size", w) for w in windows]
+        object.__setattr__(self, "image_size", image_size)
+        object.__setattr__(self, "window_size", tuple(windows))
+        object.__setattr__(self, "depths", tuple(self.depths))
+        object.__setattr__(self, "num_heads", tuple(self.num_heads))
+        self._check()
+
+    def _check(self):
+        for name in ("window_size", "depths", "num_heads"):
+            value = getattr(self, name)
+            if len(value) != NUM_LEVELS:
+                raise UserError(f"{name} needs one entry for each of the {NUM_LEVELS} levels, got {value}")
+        if min(self.depths) < 1 or min(self.num_heads) < 1 or min(min(w) for w in self.window_size) < 1:
+            raise UserError(
+                "depths, num_heads and window_size must be at least 1 at every level, got "
+                f"depths={self.depths}, num_heads={self.num_heads}, window_size={self.window_size}"
+            )
+        if self.embed_dim < 4:
+            raise UserError(
+                f"embed_dim must be at least 4 (squeeze-and-excitation divides it by 4), got {self.embed_dim}"
+            )
+        for level, (dim, heads) in enumerate(zip(self.dims, self.num_heads, strict=True)):
+            if dim % heads:
+                raise UserError(
+                    f"level {level}: the width must be a multiple of the number of heads, got width {dim} "
+                    f"(embed_dim * 2**level) and num_heads {heads}"
+                )
+        for name in ("dropout_rate", "attention_dropout_rate", "drop_path_rate"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise UserError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        if self.mlp_ratio <= 0 or self.num_classes < 0:
+            raise UserError(
+                f"mlp_ratio must be positive and num_classes at least 0, got {self.mlp_ratio} and {self.num_classes}"
+            )
+        check_choice("relative_position_bias", self.relative_position_bias, ("per_head", "flattened"))
+        check_choice("query_pool_padding", self.query_pool_padding, ("-inf", "zero"))
+        _ = self.query_stages
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Channels at each level; the last level keeps them, so its features are `dims[3]` wide."""
+        return tuple(self.embed_dim * 2**level for level in range(NUM_LEVELS))
+
+    @property
+    def grids(self) -> tuple[Size, ...]:
+        """Height and width of each level's map at `image_size`: every stride-2 convolution halves, rounding up."""
+        grid = _halve(_halve(self.image_size))
+        grids = []
+        for _ in range(NUM_LEVELS):
+            grids.append(grid)
+            grid = _halve(grid)
+        return tuple(grids)
+
+    @property
+    def query_stages(self) -> tuple[int, ...]:
+        """Poolings of each level's query generator: log2(grid / window), the same on both axes.
+
+        They decide which weights exist, hence come from the configuration and never from the input.
+        """
+        return tuple(
+            _query_stages(level, self.image_size, grid, window)
+            for level, (grid, window) in enumerate(zip(self.grids, self.window_size, strict=True))
+        )
+
+    @property
+    def reference(self) -> str | None:
+        """The public implementation whose forward pass this is; None for a mixture of their settings."""
+        settings = (self.relative_position_bias, self.query_pool_padding)
+        return next((name for name, value in REFERENCES.items() if value == settings), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the network's input: bicubic resize with antialiasing, crop, then (x - mean) / std.
+
+    `crop_mode` "center" scales the image until it covers image_size / crop_fraction and cuts the middle; "squash"
+    resizes to that size without keeping the aspect ratio, then cuts the middle. `image_size` is (height, width) in
+    pixels; mean and std are on the scale 0..1.
+    """
+
+    image_size: Size = (224, 224)
+    crop_fraction: float = 1.0
+    crop_mode: str = "center"
+    kernel: str = "bicubic"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self):
+        object.__setattr__(self, "image_size", as_pair("image_size", self.image_size))
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        check_choice("crop_mode", self.crop_mode, ("center", "squash"))
+        check_choice("kernel", self.kernel, ("bicubic", "bilinear"))
+        if not 0.0 < self.crop_fraction <= 1.0:
+            raise UserError(f"crop_fraction must be above 0 and at most 1, got {self.crop_fraction}")
+
+
+def as_pair(name: str, value: int | Sequence[int]) -> Size:
+    """A (height, width) pair from an int or a pair; `name` is what a UserError calls it."""
+    if isinstance(value, int):
+        return value, value
+    if len(value) != 2:
+        raise UserError(f"{name} must be an int or (height, width), got {value}")
+    return int(value[0]), int(value[1])
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises UserError unless `value` is one of `choices`; `name` is what the error calls it."""
+    if value not in choices:
+        raise UserError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _halve(size: Size) -> Size:
+    return (size[0] + 1) // 2, (size[1] + 1) // 2
+
+
+def _official_windows(image_size: Size) -> list[Size]:
+    step = max(WINDOW_RATIOS)
+    if any(side % step for side in image_size):
+        below, above = (
+            [max(step, round_to(side / step) * step) for side in image_size] for round_to in (math.floor, math.ceil)
+        )
+        raise UserError(
+            f"image_size {_show(image_size)} does not divide into the official windows, which need multiples of "
+            f"{step}: use {_show(below)} or {_show(above)}, give window_size, or set pad_to_windows"
+        )
+    return [(image_size[0] // ratio, image_size[1] // ratio) for ratio in WINDOW_RATIOS]
+
+
+def _show(size) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _query_stages(level: int, image_size: Size, grid: Size, window: Size) -> int:
+    (rows, row_rest), (columns, column_rest) = (divmod(side, w) for side, w in zip(grid, window, strict=True))
+    if row_rest or column_rest or rows != columns or rows & (rows - 1):
+        raise UserError(
+            f"level {level}: the {_show(grid)} map of a {_show(image_size)} image over the {_show(window)} window must "
+            "be the same power of two on both axes; leave window_size out to follow the image size"
+        )
+    return rows.bit_length() - 1

@@ -1,0 +1,27 @@
+"""The one error type meant for people, and how a command line turns it into an exit status."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """A mistake the user can mend: one sentence with what was found, what was expected and what to do."""
+
+
+def run_cli(main: Callable[[], int | None]) -> None:
+    """Runs `main` and exits: 0 when done, 1 with one sentence on stderr when it fails; tracebacks are for bugs.
+
+    argparse and tyro exit with 2 themselves on a usage error.
+    """
+    try:
+        status = main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except OSError as error:  # A full disk, a missing permission: the system's own words name the file.
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)

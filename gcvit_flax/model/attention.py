@@ -1,0 +1,102 @@
+"""Window attention with a relative position bias, local or by the global query (paper, section 3.2, figure 3)."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from gcvit_flax.config import Size
+from gcvit_flax.model.numerics import Dense, normal_init
+
+
+@functools.lru_cache(maxsize=64)
+def relative_position_index(window: Size) -> np.ndarray:
+    """Row of the bias table for each pair of tokens: int32 (T, T), (dy + wh-1) * (2 ww-1) + (dx + ww-1)."""
+    y, x = np.indices(window).reshape(2, -1)
+    rows = y[:, None] - y + window[0] - 1
+    columns = x[:, None] - x + window[1] - 1
+    index = (rows * (2 * window[1] - 1) + columns).astype(np.int32)
+    index.flags.writeable = False  # It is shared by every caller.
+    return index
+
+
+def relative_position_bias(table: jax.Array, window: Size, layout: str) -> jax.Array:
+    """The bias added to the attention logits, (h, T, T), or (1, T, T) where all heads share one.
+
+    `table` is ((2 wh-1)(2 ww-1), h). "per_head" reads a row for each pair of tokens; "flattened" is what the Keras
+    3 example computes, which takes the same index from the flattened table.
+    """
+    index = relative_position_index(window)
+    if layout == "flattened":
+        return table.reshape(-1)[index][None]
+    return rearrange(table[index], "q k h -> h q k")
+
+
+def windowed_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: jax.Array,
+    key_mask: jax.Array | None = None,
+    dropout=lambda weights: weights,
+) -> jax.Array:
+    """softmax(q k^T + bias) v inside each window (paper, equation 5), with the softmax in float32.
+
+    q is (B, n, h, T, d), or (B, h, T, d) for a query that every window of an image shares and that is never copied;
+    k and v are (B, n, h, T, d), bias is (h or 1, T, T), key_mask (n, T) is False at padding. Returns like v.
+    """
+    query_axes = "Bhqd" if q.ndim == 4 else "Bnhqd"
+    logits = jnp.einsum(f"{query_axes},Bnhkd->Bnhqk", q, k, preferred_element_type=jnp.float32)
+    logits += bias.astype(jnp.float32)
+    if key_mask is not None:
+        logits = jnp.where(key_mask[:, None, None, :], logits, -jnp.inf)
+    weights = dropout(jax.nn.softmax(logits).astype(v.dtype))
+    return jnp.einsum("Bnhqk,Bnhkd->Bnhqd", weights, v)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention over the tokens of each window, (B, n, T, C) -> (B, n, T, C).
+
+    Without `query` it is local: q, k and v come from the window. With `query` (B, T, C) it is global: the query is
+    split into heads without a projection and shared by all windows of the same image (paper, section 3.2).
+    """
+
+    num_heads: int
+    window: Size
+    qkv_bias: bool = True
+    qk_scale: float | None = None
+    relative_position_bias: str = "per_head"
+    attention_dropout_rate: float = 0.0
+    dropout_rate: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, query: jax.Array | None = None, key_mask: jax.Array | None = None, *, train: bool
+    ) -> jax.Array:
+        channels = x.shape[-1]
+        head_dim = channels // self.num_heads
+        table_rows = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
+        table = self.param("relative_position_bias_table", normal_init, (table_rows, self.num_heads))
+
+        parts = 3 if query is None else 2
+        x = Dense(parts * channels, use_bias=self.qkv_bias, dtype=self.dtype, name="qkv")(x)
+        *q, k, v = rearrange(x, "B n T (parts h d) -> parts B n h T d", parts=parts, h=self.num_heads)
+        q = q[0] if query is None else rearrange(query, "B T (h d) -> B h T d", h=self.num_heads)
+
+        scale = head_dim**-0.5 if self.qk_scale is None else self.qk_scale
+        x = windowed_attention(
+            q * jnp.asarray(scale, self.dtype),
+            k,
+            v,
+            relative_position_bias(table, self.window, self.relative_position_bias),
+            key_mask,
+            nn.Dropout(self.attention_dropout_rate, deterministic=not train),
+        )
+        x = rearrange(x, "B n h T d -> B n T (h d)")
+        x = Dense(channels, dtype=self.dtype, name="proj")(x)
+        return nn.Dropout(self.dropout_rate, deterministic=not train)(x)

@@ -1,0 +1,113 @@
+"""The convolutional parts: stem, downsampling and the MBConv residual they share (paper, section 3.3, figure 4)."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gcvit_flax.model.numerics import Dense, LayerNorm, conv_init, gelu
+
+# Explicit padding: "SAME" pads (0, 1) at stride 2 on even sizes, the published networks pad (1, 1).
+Conv3x3 = functools.partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), kernel_init=conv_init)
+
+
+def depthwise_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A depthwise 3x3 convolution, stride 1, zero padding 1: (B, H, W, C) with kernel (3, 3, 1, C) -> (B, H, W, C).
+
+    Nine shifted products: XLA fuses them, and its grouped convolution is some thirty times slower on CPUs.
+    """
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return sum(
+        padded[:, row : row + height, column : column + width] * kernel[row, column, 0]
+        for row in range(3)
+        for column in range(3)
+    )
+
+
+def max_pool3x3(x: jax.Array, padding_value: float) -> jax.Array:
+    """Max-pooling 3x3, stride 2, padding 1: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C).
+
+    The maximum is taken along the rows, then along the columns. `padding_value` is -inf in PyTorch and 0 in the
+    TensorFlow and Keras implementations, which differs at edges where every value is negative.
+    """
+    for axis in (1, 2):
+        spread = [(0, 0)] * 4
+        spread[axis] = (1, 1)
+        padded = jnp.pad(x, spread, constant_values=padding_value)
+        size = x.shape[axis]
+        x = functools.reduce(
+            jnp.maximum, (jax.lax.slice_in_dim(padded, start, start + size, 2, axis) for start in range(3))
+        )
+    return x
+
+
+class DepthwiseConv(nn.Module):
+    """Depthwise 3x3 convolution without a bias; see `depthwise_conv3x3`."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", conv_init, (3, 3, 1, x.shape[-1]))
+        return depthwise_conv3x3(x, kernel.astype(self.dtype))
+
+
+class SqueezeAndExcitation(nn.Module):
+    """Scales each channel by a gate computed from the channels' means: (B, H, W, C) -> (B, H, W, C)."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        gate = x.mean((1, 2), dtype=jnp.float32).astype(self.dtype)  # (B, C)
+        gate = gelu(Dense(channels // 4, use_bias=False, dtype=self.dtype, name="fc1")(gate))
+        gate = jax.nn.sigmoid(Dense(channels, use_bias=False, dtype=self.dtype, name="fc2")(gate))
+        return x * gate[:, None, None]
+
+
+class MBConv(nn.Module):
+    """x + Conv1x1(SE(GELU(DepthwiseConv3x3(x)))), without normalisation or biases (paper, equation 1)."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = gelu(DepthwiseConv(self.dtype, name="depthwise")(x))
+        y = SqueezeAndExcitation(self.dtype, name="se")(y)
+        pointwise = nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, kernel_init=conv_init, name="pointwise")
+        return x + pointwise(y)
+
+
+class ReduceSize(nn.Module):
+    """Halves the map and sets its width: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), features) (paper, equation 1)."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = LayerNorm(dtype=self.dtype, name="norm1")(x)
+        x = MBConv(self.dtype, name="conv")(x)
+        x = Conv3x3(self.features, strides=2, use_bias=False, dtype=self.dtype, name="reduction")(x)
+        return LayerNorm(dtype=self.dtype, name="norm2")(x)
+
+
+def _stem_bias_init(key, shape, dtype=jnp.float32):
+    fan_in = 3 * 3 * 3
+    return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
+
+
+class PatchEmbed(nn.Module):
+    """The stem: a strided convolution and a ReduceSize, images (B, H, W, 3) -> (B, H/4, W/4, features)."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        x = Conv3x3(self.features, strides=2, bias_init=_stem_bias_init, dtype=self.dtype, name="proj")(images)
+        return ReduceSize(self.features, self.dtype, name="conv_down")(x)

@@ -1,0 +1,178 @@
+"""GCViT, the Global Context Vision Transformer (Hatamizadeh et al., ICML 2023, arXiv 2206.09959), figure 2.
+
+Axes, everywhere: B batch, H W map, C channels, wh ww window, n windows per image, T = wh * ww tokens per window,
+h heads, d channels per head.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gcvit_flax.config import MIN_IMAGE_SIDE, GCViTConfig, Preprocessing, Size
+from gcvit_flax.errors import UserError
+from gcvit_flax.model.block import Block, drop_path_scales
+from gcvit_flax.model.convs import PatchEmbed, ReduceSize
+from gcvit_flax.model.numerics import Dense, LayerNorm
+from gcvit_flax.model.query import GlobalQueryGenerator
+from gcvit_flax.model.windows import merge, pad, padded_grid, partition
+from gcvit_flax.variants import default_preprocessing, resolve_config, variant_name
+
+
+class GCViT(nn.Module):
+    """Images (B, H, W, 3), normalised as `preprocessing` says, to float32 logits (B, num_classes).
+
+    Parameters are float32; `dtype` is what the layers compute in, with statistics, softmax and logits in float32.
+    `remat` recomputes each block in the backward pass instead of storing it. In training, pass
+    `rngs={"dropout": key}` and, for drop path that does not depend on the sharding, a "drop_path" key shared by all
+    devices and `example_index` (B,), each example's place in the global batch.
+
+    Raises:
+      UserError: (a ValueError) images whose shape does not fit the windows.
+    """
+
+    config: GCViTConfig
+    preprocessing: Preprocessing = Preprocessing()
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def setup(self):
+        config = self.config
+        self.patch_embed = PatchEmbed(config.embed_dim, self.dtype)
+        self.pos_drop = nn.Dropout(config.dropout_rate)
+        self.levels = [Level(config, level, self.dtype, self.remat) for level in range(len(config.depths))]
+        self.norm = LayerNorm(dtype=jnp.float32)
+        if config.num_classes:
+            self.head = Dense(config.num_classes, dtype=jnp.float32)
+
+    def __call__(self, images: jax.Array, *, train: bool = False, example_index: jax.Array | None = None) -> jax.Array:
+        """Logits (B, num_classes), never softmaxed; the pooled features (B, 8C) where num_classes is 0."""
+        pooled = self.embed(images, train=train, example_index=example_index)
+        return self.head(pooled) if self.config.num_classes else pooled
+
+    def embed(self, images: jax.Array, *, train: bool = False, example_index: jax.Array | None = None) -> jax.Array:
+        """The features (B, 8C) after the final norm and the mean over the map, float32."""
+        last = self.features(images, train=train, example_index=example_index)[-1]
+        return self.norm(last).mean((1, 2))
+
+    def features(
+        self, images: jax.Array, *, train: bool = False, example_index: jax.Array | None = None
+    ) -> list[jax.Array]:
+        """The four levels' maps before each downsample, (B, H/4, W/4, C) ... (B, H/32, W/32, 8C)."""
+        _check_images(images, self.config)
+        path_scales = self._path_scales(images.shape[0], example_index) if train else [None] * len(self.levels)
+        x = self.pos_drop(self.patch_embed(images.astype(self.dtype)), deterministic=not train)
+        maps = []
+        for level, scales in zip(self.levels, path_scales, strict=True):
+            features, x = level(x, scales, train=train)
+            maps.append(features)
+        return maps
+
+    def _path_scales(self, batch: int, example_index: jax.Array | None) -> list[jax.Array | None]:
+        """Each level's drop-path scales (depth, 2, B); the rate grows linearly with depth (paper, appendix B)."""
+        config = self.config
+        if not config.drop_path_rate:
+            return [None] * len(config.depths)
+        key = self.make_rng("drop_path" if self.has_rng("drop_path") else "dropout")
+        rates = np.linspace(0, config.drop_path_rate, sum(config.depths))
+        example_index = jnp.arange(batch) if example_index is None else example_index
+        return jnp.split(drop_path_scales(key, rates, example_index), np.cumsum(config.depths)[:-1])
+
+
+class Level(nn.Module):
+    """One level: blocks alternating local and global attention, then a downsample (none after the last).
+
+    Returns the map (B, H, W, C) after the blocks and its downsampled form (B, H/2, W/2, 2C), the next level's input.
+    Every block of a level has the same windows and all else acts on single tokens, so the map is cut into windows
+    once, here. Padding tokens are masked out of every softmax and cropped at the end; nothing real sees them.
+    """
+
+    config: GCViTConfig
+    level: int
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, path_scales: jax.Array | None, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        config, level = self.config, self.level
+        window, grid = config.window_size[level], x.shape[1:3]
+        query = GlobalQueryGenerator(
+            config.query_stages[level], window, config.query_pool_padding, self.dtype, name="q_global_gen"
+        )(x)
+
+        def run(block, x, query, key_mask, scales):
+            return block(x, query, key_mask, scales, train=train)
+
+        if self.remat:
+            run = nn.remat(run)
+        x, key_mask = pad(x, window)
+        x = partition(x, window)  # (B, n, T, C)
+        for index in range(config.depths[level]):
+            block = self._block(index)
+            scales = None if path_scales is None else path_scales[index]
+            x = run(block, x, query if index % 2 else None, key_mask, scales)
+        x = merge(x, window, padded_grid(grid, window))[:, : grid[0], : grid[1]]  # (B, H, W, C)
+
+        if level == len(config.depths) - 1:
+            return x, x
+        return x, ReduceSize(2 * x.shape[-1], self.dtype, name="downsample")(x)
+
+    def _block(self, index: int) -> Block:
+        config, level = self.config, self.level
+        return Block(
+            config.num_heads[level],
+            config.window_size[level],
+            config.mlp_ratio,
+            qkv_bias=config.qkv_bias,
+            qk_scale=config.qk_scale,
+            relative_position_bias=config.relative_position_bias,
+            dropout_rate=config.dropout_rate,
+            attention_dropout_rate=config.attention_dropout_rate,
+            layer_scale=config.layer_scale,
+            dtype=self.dtype,
+            name=f"blocks_{index}",
+        )
+
+
+def create_model(
+    variant: str | GCViTConfig = "gcvit_xxtiny",
+    *,
+    reference: str | None = None,
+    dtype: Any = jnp.float32,
+    remat: bool = False,
+    **fields: Any,
+) -> GCViT:
+    """A GCViT of a published variant or a GCViTConfig, with config fields replaced by keyword.
+
+    `reference` ("official", "gcvit_tf" or "keras_io") chooses among the public forward passes that share weights;
+    `dtype` is what the layers compute in; `remat` trades time for memory in training.
+
+    Raises:
+      UserError: (a ValueError) an unknown name, field or reference, or values that do not fit each other.
+    """
+    config = resolve_config(variant, reference=reference, **fields)
+    # Under pad_to_windows config.image_size is nominal, and the size asked for is that of the inputs.
+    image_size = fields.get("image_size", config.image_size)
+    return GCViT(config, default_preprocessing(variant_name(config), image_size), dtype=dtype, remat=remat)
+
+
+def _check_images(images: jax.Array, config: GCViTConfig) -> None:
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise UserError(f"images must have shape (B, H, W, 3), got {images.shape}")
+    size: Size = images.shape[1:3]
+    if config.pad_to_windows:
+        if min(size) < MIN_IMAGE_SIDE:
+            raise UserError(f"images must be at least {MIN_IMAGE_SIDE} px a side, got {size[0]}x{size[1]}")
+        return
+    grid = tuple(-(-side // 4) for side in size)
+    for level, window in enumerate(config.window_size):
+        if padded_grid(grid, window) != grid:
+            expected = "{}x{}".format(*config.image_size)
+            raise UserError(
+                f"images of {size[0]}x{size[1]} px do not fit: level {level}'s map {grid[0]}x{grid[1]} is not whole "
+                f"windows of {window[0]}x{window[1]}; resize them to {expected}, create the model with "
+                f"image_size={size}, or set pad_to_windows=True"
+            )
+        grid = tuple(-(-side // 2) for side in grid)

@@ -1,0 +1,1 @@
+"""Training: configuration, data, augmentation, optimiser, step and loop."""

@@ -1,0 +1,1 @@
+"""Weight files to parameter trees and back, and model folders."""
