@@ -1,0 +1,48 @@
+"""The command line of train.py: a preset, then options generated from TrainConfig."""
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from gcvit_flax.training.config import PRESET_HELP, PRESETS, TrainConfig
+
+_DEFAULT_PRESET = "digits"
+_OVERVIEW = """usage: train.py [PRESET] [--option value ...]
+
+Trains a Global Context Vision Transformer. `train.py PRESET --help` lists a preset's options and defaults.
+"""
+
+
+def parse(arguments: Sequence[str]) -> TrainConfig:
+    """The TrainConfig that a command line asks for; prints help or a usage error and exits where it asks for none."""
+    arguments = list(arguments)
+    if arguments[:1] in (["--help"], ["-h"]):
+        print(_OVERVIEW)
+        for name in PRESETS:
+            default = " (default)" if name == _DEFAULT_PRESET else ""
+            print(f"{name}{default}: {PRESET_HELP[name]}")
+    named = bool(arguments) and not arguments[0].startswith("-")
+    preset = arguments.pop(0) if named else _DEFAULT_PRESET
+    if preset not in PRESETS:
+        print(f"error: unknown preset {preset!r}: expected one of {', '.join(PRESETS)}", file=sys.stderr)
+        sys.exit(2)
+    config = tyro.cli(
+        TrainConfig, prog=f"train.py {preset}", description=PRESET_HELP[preset], default=PRESETS[preset], args=arguments
+    )
+    return config if config.workdir else dataclasses.replace(config, workdir=f"runs/{preset}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses, then trains."""
+    config = parse(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("gcvit_flax").setLevel(logging.INFO)
+    # After parsing, so that --help and usage errors come at once.
+    from gcvit_flax.devices import keep_compiled_programs
+    from gcvit_flax.training.loop import train
+
+    keep_compiled_programs()
+    train(config)
