@@ -1,3 +1,47 @@
-"""GCViT, the Global Context Vision Transformer, in JAX and Flax."""
+"""GCViT, the Global Context Vision Transformer, in JAX and Flax.
+
+The public names are imported on first use, so that `import gcvit_flax` is quick and starts no device.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "GCViT": "gcvit_flax.model.gcvit",
+    "GCViTConfig": "gcvit_flax.config",
+    "Preprocessing": "gcvit_flax.config",
+    "REFERENCES": "gcvit_flax.config",
+    "UserError": "gcvit_flax.errors",
+    "VARIANTS": "gcvit_flax.variants",
+    "create_model": "gcvit_flax.model.gcvit",
+    "init_params": "gcvit_flax.model.init",
+    "load_model": "gcvit_flax.weights.store",
+    "preprocess": "gcvit_flax.images",
+    "save_model": "gcvit_flax.weights.store",
+}
+__all__ = [*_HOMES]
+
+if TYPE_CHECKING:  # For editors and type checkers, which do not run the code below.
+    from gcvit_flax.config import REFERENCES as REFERENCES
+    from gcvit_flax.config import GCViTConfig as GCViTConfig
+    from gcvit_flax.config import Preprocessing as Preprocessing
+    from gcvit_flax.errors import UserError as UserError
+    from gcvit_flax.images import preprocess as preprocess
+    from gcvit_flax.model.gcvit import GCViT as GCViT
+    from gcvit_flax.model.gcvit import create_model as create_model
+    from gcvit_flax.model.init import init_params as init_params
+    from gcvit_flax.variants import VARIANTS as VARIANTS
+    from gcvit_flax.weights.store import load_model as load_model
+    from gcvit_flax.weights.store import save_model as save_model
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -168,7 +168,8 @@ class Run:
         print(
             f"model: {count:,} parameters, {size} px, {len(self.data.class_names)} classes (gcvit_flax "
             f"{gcvit_flax.__version__})\n"
-            f"data: {len(self.data.train):,} training and {len(self.data.validation):,} validation images ({config.data})\n"
+            f"data: {len(self.data.train):,} training and {len(self.data.validation):,} validation images "
+            f"({config.data})\n"
             f"run: steps {start + 1:,} to {plan.last_step:,} of {plan.total_steps:,}, {config.batch_size} images each, "
             f"on {devices}, in {self.workdir}\n"
             "compiling the training step (once; later runs find it in the cache) ...",

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 METRICS_NAME = "metrics.jsonl"
 
 
@@ -72,9 +74,8 @@ def draw_curves(records: list[dict], path: Path) -> None:
     for axes, (title, names) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for name in names:
             points = [(record["epoch"], record[name]) for record in records if name in record]
-            if points:
-                marker = "o" if name.startswith("val") else None
-                axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
+            x, y = np.reshape(points, (-1, 2)).T
+            axes.plot(x, y, label=name, marker="o" if name.startswith("val") else None, markersize=3)
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
         axes.legend()

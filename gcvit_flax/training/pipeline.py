@@ -7,6 +7,7 @@ so the global batches are the same whatever the number of processes and devices.
 import itertools
 from collections.abc import Iterator
 
+import absl.flags
 import grain
 import numpy as np
 
@@ -48,6 +49,7 @@ def training_batches(
     examples = examples[start_step * batch_size + position :: count]
     batches = examples.batch(batch_size // count).to_iter_dataset(_read_options(batch_size // count))
     if workers:
+        absl.flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, which nobody has parsed here.
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     index = np.arange(position, batch_size, count, dtype=np.int32)
     return ({**batch, "index": index} for batch in batches)

@@ -53,7 +53,8 @@ def open_tfds(name: str, val_fraction: float, split: str | None) -> Data:
         first_line = str(error).strip().splitlines()[0]
         raise UserError(
             f"tfds:{name} cannot be opened ({first_line}); prepare it with "
-            f"`tfds build {name} --file_format=array_record` where TensorFlow and the network are, and set TFDS_DATA_DIR, or use folder:PATH"
+            f"`tfds build {name} --file_format=array_record` where TensorFlow and the network are, and set "
+            "TFDS_DATA_DIR, or use folder:PATH"
         ) from error
 
 

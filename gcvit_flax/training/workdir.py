@@ -37,13 +37,15 @@ def locked(workdir: Path) -> Iterator[None]:
 def prepare(workdir: Path, settings: dict, free: frozenset[str], resume: bool) -> None:
     """Writes `settings` to config.json, after checking that a run already there may go on, or removing it.
 
-    `settings` may differ from the saved ones in the names in `free` alone.
+    `settings` may differ from the saved ones in the names in `free` alone, unless nothing was trained yet.
 
     Raises:
       UserError: (a ValueError) the folder holds something else, or a run of other settings.
     """
+    text = json.dumps(settings, indent=2) + "\n"
+    settings = json.loads(text)  # As they were saved: tuples are lists.
     saved = _read_settings(workdir)
-    if saved is not None and resume:
+    if saved is not None and resume and any((workdir / "checkpoints").glob("[0-9]*")):
         names = sorted((settings.keys() | saved.keys()) - free)
         differences = [
             f"{name} was {saved.get(name)!r} and is now {settings.get(name)!r}"
@@ -62,7 +64,7 @@ def prepare(workdir: Path, settings: dict, free: frozenset[str], resume: bool) -
         for path in workdir.glob(_EVENTS_PATTERN):
             path.unlink()
     draft = workdir / f"{CONFIG_NAME}.partial"
-    draft.write_text(json.dumps(settings, indent=2) + "\n")
+    draft.write_text(text)
     draft.replace(workdir / CONFIG_NAME)
 
 

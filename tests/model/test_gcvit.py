@@ -1,0 +1,193 @@
+import dataclasses
+import functools
+
+import flax
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import TINY
+
+from gcvit_flax.model import gcvit
+from gcvit_flax.model.gcvit import Level, create_model
+from gcvit_flax.model.init import init_params
+from gcvit_flax.model.windows import partition
+
+
+@pytest.fixture(scope="module")
+def model():
+    return create_model(TINY)
+
+
+@pytest.fixture(scope="module")
+def variables(model):
+    """Parameters away from their small initial values, so that every part of the network has a say."""
+    params = init_params(model, jax.random.key(1))
+    leaves, structure = jax.tree.flatten(params)
+    rng = np.random.default_rng(1)
+    return {"params": structure.unflatten([leaf + rng.normal(0, 0.15, leaf.shape).astype("f") for leaf in leaves])}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jax.random.normal(jax.random.key(2), (3, 32, 32, 3))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "train", "method"))
+def apply(model, variables, images, train=False, method=None, rngs=None):
+    """model.apply, compiled: op by op it is much slower."""
+    return model.apply(variables, images, train=train, method=method, rngs=rngs)
+
+
+def relative_difference(a, b) -> float:
+    return float(np.abs(np.asarray(a, np.float64) - np.asarray(b)).max() / np.abs(np.asarray(b)).max())
+
+
+def test_batch_equals_batches_of_one(model, variables, images):
+    together = apply(model, variables, images)
+    alone = jnp.concatenate([apply(model, variables, image[None]) for image in images])
+    assert relative_difference(together, alone) < 1e-5
+
+
+def test_features_and_embedding_have_the_documented_shapes(model, variables, images):
+    maps = apply(model, variables, images, method="features")
+    assert [m.shape for m in maps] == [(3, 8, 8, 8), (3, 4, 4, 16), (3, 2, 2, 32), (3, 1, 1, 64)]
+    embedding = apply(model, variables, images, method="embed")
+    assert embedding.shape == (3, 64)
+    head = variables["params"]["head"]
+    logits = apply(model, variables, images)
+    np.testing.assert_allclose(embedding @ head["kernel"] + head["bias"], logits, rtol=1e-5, atol=1e-5)
+
+
+def test_no_head_gives_the_embedding(model, variables, images):
+    headless = create_model(TINY, num_classes=0)
+    params = {name: value for name, value in variables["params"].items() if name != "head"}
+    assert "head" not in jax.eval_shape(headless.init, jax.random.key(0), images)["params"]
+    np.testing.assert_array_equal(
+        apply(headless, {"params": params}, images), apply(model, variables, images, method="embed")
+    )
+
+
+def test_bfloat16_stays_near_float32(variables, images):
+    exact = apply(create_model(TINY), variables, images)
+    rounded = apply(create_model(TINY, dtype=jnp.bfloat16), variables, images)
+    assert rounded.dtype == jnp.float32
+    assert 0 < relative_difference(rounded, exact) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("relative_position_bias", "flattened"), ("query_pool_padding", "zero")]
+)
+def test_each_reference_setting_changes_the_logits(model, variables, images, setting, value):
+    other = create_model(TINY, **{setting: value})
+    assert relative_difference(apply(other, variables, images), apply(model, variables, images)) > 1e-4
+
+
+def test_remat_recomputes_and_gives_the_same_gradients(variables, images):
+    def gradient_of(remat):
+        model = create_model(TINY, remat=remat)
+        return jax.jit(jax.grad(lambda variables: (model.apply(variables, images, train=True) ** 2).sum()))
+
+    plain, remat = gradient_of(False), gradient_of(True)
+    products = [str(jax.make_jaxpr(gradient)(variables)).count("dot_general") for gradient in (plain, remat)]
+    assert products[1] > 1.2 * products[0]
+    plain, remat = (jax.flatten_util.ravel_pytree(gradient(variables))[0] for gradient in (plain, remat))
+    assert relative_difference(remat, plain) < 1e-5
+
+
+@pytest.mark.parametrize(("depth", "leaks"), [(1, False), (2, True)])
+def test_only_global_attention_sees_other_windows(depth, leaks):
+    """The second block is global: its query is made of the whole map, the first block's of its own window."""
+    level = Level(dataclasses.replace(TINY, depths=(depth, 1, 1, 1)), 0)
+    x = jax.random.normal(jax.random.key(0), (1, 8, 8, 8))
+    variables = level.init(jax.random.key(1), x, None, train=False)
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)  # Biases and norms start at values without effect.
+
+    def first_window(x):
+        features, _ = level.apply(variables, x, None, train=False)
+        return partition(features, (4, 4))[0, 0].sum()
+
+    gradient = partition(jax.grad(first_window)(x), (4, 4))[0]  # (n, T, C)
+    assert jnp.abs(gradient[0]).max() > 0
+    assert (jnp.abs(gradient[1:]).max() > 0) == leaks
+
+
+def test_non_square_images_and_windows(variables):
+    model = create_model(TINY, image_size=(32, 64), window_size=((4, 8), (4, 8), (2, 4), (1, 2)))
+    images = jnp.ones((2, 32, 64, 3))
+    params = init_params(model, jax.random.key(0))
+    assert params["levels_0"]["blocks_0"]["attn"]["relative_position_bias_table"].shape == (7 * 15, 1)
+    maps = apply(model, {"params": params}, images, method="features")
+    assert [m.shape[1:3] for m in maps] == [(8, 16), (4, 8), (2, 4), (1, 2)]
+
+
+def test_images_that_do_not_fit_are_refused(model, variables):
+    with pytest.raises(ValueError, match=r"40x40 px do not fit: level 0's map 10x10.*resize them to 32x32"):
+        apply(model, variables, jnp.zeros((1, 40, 40, 3)))
+    with pytest.raises(ValueError, match=r"shape \(B, H, W, 3\), got \(32, 32, 3\)"):
+        apply(model, variables, jnp.zeros((32, 32, 3)))
+    with pytest.raises(ValueError, match=r"at least 32 px a side, got 31x64"):
+        apply(create_model(TINY, pad_to_windows=True), variables, jnp.zeros((1, 31, 64, 3)))
+
+
+def test_other_sizes_that_fill_whole_windows_run(model, variables):
+    assert apply(model, variables, jnp.zeros((1, 64, 96, 3))).shape == (1, 3)
+
+
+def test_pad_to_windows_changes_nothing_where_nothing_is_padded(model, variables, images):
+    padded = create_model(TINY, pad_to_windows=True)
+    np.testing.assert_array_equal(apply(padded, variables, images), apply(model, variables, images))
+
+
+def test_padding_has_no_influence(variables, monkeypatch):
+    images = jax.random.normal(jax.random.key(4), (2, 45, 71, 3))
+    padded = create_model(TINY, pad_to_windows=True)
+    expected = apply(padded, variables, images, method="features")
+    assert [m.shape[1:3] for m in expected] == [(12, 18), (6, 9), (3, 5), (2, 3)]
+
+    def pad_with_rubbish(x, window):
+        zeros, mask = original(x, window)
+        ones, _ = original(jnp.ones_like(x), window)
+        return jnp.where(ones > 0, zeros, 50.0), mask
+
+    original = gcvit.pad
+    monkeypatch.setattr(gcvit, "pad", pad_with_rubbish)
+    jax.clear_caches()
+    for a, b in zip(apply(padded, variables, images, method="features"), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_is_everywhere_it_belongs(variables, images):
+    """Every rate changes the training output and none the evaluation."""
+    plain = apply(create_model(TINY), variables, images)
+    for name in ("dropout_rate", "attention_dropout_rate", "drop_path_rate"):
+        model = create_model(TINY, **{name: 0.5})
+        np.testing.assert_array_equal(apply(model, variables, images), plain)
+        trained = apply(model, variables, images, train=True, rngs={"dropout": jax.random.key(0)})
+        assert relative_difference(trained, plain) > 1e-3, name
+
+
+def test_init_params_follows_the_distributions_of_init(images):
+    model = create_model(TINY, embed_dim=32, layer_scale=0.3)
+    flatten = flax.traverse_util.flatten_dict
+    slow = flatten(jax.jit(model.init)(jax.random.key(0), images[:1])["params"])
+    fast = flatten(init_params(model, jax.random.key(0)))
+    assert {path: leaf.shape for path, leaf in fast.items()} == {path: leaf.shape for path, leaf in slow.items()}
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(jax.tree.map(jax.typeof, fast)))
+    for path, leaf in slow.items():
+        if np.std(leaf) == 0:
+            np.testing.assert_array_equal(fast[path], leaf, err_msg=str(path))
+        elif leaf.size > 500:
+            np.testing.assert_allclose(np.std(fast[path]), np.std(leaf), rtol=0.15, err_msg=str(path))
+            # Uniform values are bounded, normal ones reach further: the largest tells them apart.
+            np.testing.assert_allclose(np.abs(fast[path]).max(), np.abs(leaf).max(), rtol=0.45, err_msg=str(path))
+
+
+def test_initial_values_are_the_official_ones():
+    params = init_params(create_model("gcvit_xxtiny", num_classes=10), jax.random.key(0))
+    assert abs(float(jnp.std(params["levels_2"]["blocks_0"]["attn"]["qkv"]["kernel"])) - 0.02) < 1e-3
+    reduction = params["levels_1"]["downsample"]["reduction"]["kernel"]
+    assert 0.99 < float(jnp.abs(reduction).max()) * (9 * 128) ** 0.5 <= 1.0
+    stem = params["patch_embed"]["proj"]["bias"]
+    assert 0.8 < float(jnp.abs(stem).max()) * 27**0.5 <= 1.0

@@ -1,0 +1,158 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+from flax import linen as nn
+
+from gcvit_flax.model.attention import (
+    WindowAttention,
+    relative_position_bias,
+    relative_position_index,
+    windowed_attention,
+)
+from gcvit_flax.model.block import drop_path_scales
+from gcvit_flax.model.convs import depthwise_conv3x3, max_pool3x3
+from gcvit_flax.model.numerics import gelu
+from gcvit_flax.model.query import GlobalQueryGenerator
+from gcvit_flax.model.windows import merge, pad, partition
+
+
+@pytest.mark.parametrize(("grid", "window"), [((8, 8), (4, 4)), ((6, 12), (3, 4)), ((2, 6), (2, 1))])
+def test_merge_undoes_partition(grid, window):
+    x = jnp.arange(2 * grid[0] * grid[1] * 3.0).reshape(2, *grid, 3)
+    np.testing.assert_array_equal(merge(partition(x, window), window, grid), x)
+
+
+def test_windows_and_tokens_are_row_major():
+    x = jnp.arange(16).reshape(1, 4, 4, 1)
+    np.testing.assert_array_equal(
+        partition(x, (2, 2))[0, :, :, 0], [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    )
+
+
+def test_pad_is_at_the_bottom_and_right():
+    padded, mask = pad(jnp.ones((1, 3, 4, 1)), (2, 4))
+    np.testing.assert_array_equal(padded[0, :, :, 0], [[1] * 4] * 3 + [[0] * 4])
+    np.testing.assert_array_equal(mask, [[True] * 8, [True] * 4 + [False] * 4])
+    unpadded, mask = pad(jnp.ones((1, 4, 4, 1)), (2, 4))
+    assert unpadded.shape == (1, 4, 4, 1) and mask is None
+
+
+def test_relative_position_index_counts_offsets():
+    height, width = 2, 3
+    index = relative_position_index((height, width))
+    for a in range(6):
+        for b in range(6):
+            dy, dx = a // width - b // width, a % width - b % width
+            assert index[a, b] == (dy + height - 1) * (2 * width - 1) + dx + width - 1
+    assert isinstance(index, np.ndarray)  # Computed once, never traced.
+
+
+def test_flattened_bias_is_one_for_all_heads():
+    table = jnp.arange(9.0 * 2).reshape(9, 2)
+    index = relative_position_index((2, 2))
+    np.testing.assert_array_equal(relative_position_bias(table, (2, 2), "per_head")[1], table[index, 1])
+    np.testing.assert_array_equal(relative_position_bias(table, (2, 2), "flattened"), index[None].astype(float))
+
+
+@pytest.mark.parametrize("shared_query", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_windowed_attention_is_softmax_attention(shared_query, masked):
+    rng = np.random.default_rng(0)
+    batch, windows, heads, tokens, width = 2, 3, 2, 4, 5
+    k, v = rng.normal(size=(2, batch, windows, heads, tokens, width))
+    q = rng.normal(size=(batch, *([] if shared_query else [windows]), heads, tokens, width))
+    bias = rng.normal(size=(heads, tokens, tokens))
+    mask = np.ones((windows, tokens), bool)
+    mask[-1, 2:] = not masked
+
+    expected = np.empty((batch, windows, heads, tokens, width))
+    for b, n, h in np.ndindex(batch, windows, heads):
+        query = q[b, h] if shared_query else q[b, n, h]
+        logits = query @ k[b, n, h].T + bias[h]
+        weights = np.exp(logits) * mask[n]
+        expected[b, n, h] = weights / weights.sum(-1, keepdims=True) @ v[b, n, h]
+    arguments = [jnp.float32(x) for x in (q, k, v, bias)]
+    actual = windowed_attention(*arguments, jnp.array(mask) if masked else None)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_global_query_is_not_copied_per_window():
+    """Its products with 64 windows' keys must not need 64 queries: no intermediate of the forward pass is one."""
+    module = WindowAttention(num_heads=2, window=(2, 2))
+    x, query = jnp.ones((1, 64, 4, 8)), jnp.ones((1, 4, 8))
+    variables = module.init(jax.random.key(0), x, query, train=False)
+    jaxpr = jax.make_jaxpr(lambda q: module.apply(variables, x, q, train=False))(query)
+    queries = [eqn.invars[0].aval.size for eqn in jaxpr.jaxpr.eqns if eqn.primitive.name == "dot_general"]
+    assert query.size in queries or any(
+        min(v.aval.size for v in eqn.invars) == query.size
+        for eqn in jaxpr.jaxpr.eqns
+        if eqn.primitive.name == "dot_general"
+    )
+
+
+def test_qk_scale_replaces_the_default():
+    x = jax.random.normal(jax.random.key(0), (1, 2, 4, 8))
+    default = WindowAttention(num_heads=2, window=(2, 2))
+    variables = jax.tree.map(lambda leaf: 10 * leaf, default.init(jax.random.key(0), x, train=False))
+    same = WindowAttention(num_heads=2, window=(2, 2), qk_scale=4**-0.5).apply(variables, x, train=False)
+    other = WindowAttention(num_heads=2, window=(2, 2), qk_scale=1.0).apply(variables, x, train=False)
+    np.testing.assert_array_equal(same, default.apply(variables, x, train=False))
+    assert not np.allclose(other, same, rtol=1e-3)
+
+
+def test_depthwise_convolution_and_its_gradients_are_the_grouped_ones():
+    x = jax.random.normal(jax.random.key(0), (2, 7, 10, 5))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 5))
+    weights = jax.random.normal(jax.random.key(2), x.shape)
+
+    def grouped(x, kernel):
+        axes = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=axes, feature_group_count=5)
+
+    np.testing.assert_allclose(depthwise_conv3x3(x, kernel), grouped(x, kernel), rtol=1e-5, atol=1e-5)
+    gradients = [
+        jax.grad(lambda x, kernel, f=f: (f(x, kernel) * weights).sum(), argnums=(0, 1))(x, kernel)
+        for f in (depthwise_conv3x3, grouped)
+    ]
+    for ours, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("padding", [-jnp.inf, 0.0])
+@pytest.mark.parametrize("size", [(6, 8), (5, 7)])
+def test_max_pool_is_a_window_reduction(padding, size):
+    x = jax.random.normal(jax.random.key(0), (2, *size, 3)) - 1.0  # Mostly negative, so that the padding shows.
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=padding)
+    np.testing.assert_array_equal(max_pool3x3(x, padding), nn.max_pool(padded, (3, 3), (2, 2)))
+
+
+def test_gelu_is_the_exact_one():
+    x = np.linspace(-6, 6, 1001)
+    np.testing.assert_allclose(gelu(jnp.float32(x)), x * scipy.special.ndtr(x), atol=1e-6)
+
+
+def test_query_of_another_size_is_resized_to_the_window():
+    module = GlobalQueryGenerator(stages=1, window=(4, 4), padding="-inf")
+    variables = module.init(jax.random.key(0), jnp.ones((1, 8, 8, 8)))
+    assert module.apply(variables, jnp.ones((2, 8, 8, 8))).shape == (2, 16, 8)
+    assert module.apply(variables, jnp.ones((2, 11, 20, 8))).shape == (2, 16, 8)
+
+
+def test_drop_path_keeps_the_expectation_and_each_blocks_rate():
+    rates = np.linspace(0, 0.5, 5)
+    examples = 20_000
+    scales = drop_path_scales(jax.random.key(0), rates, jnp.arange(examples))
+    assert scales.shape == (5, 2, examples)
+    dropped = np.asarray(scales == 0).mean(-1)
+    np.testing.assert_allclose(dropped, np.broadcast_to(rates[:, None], (5, 2)), atol=0.015)
+    np.testing.assert_allclose(scales.mean(-1), 1.0, atol=0.03)
+    branches = np.asarray(scales[-1] == 0)
+    assert 0.4 < (branches[0] == branches[1]).mean() < 0.6  # The two branches draw independently.
+
+
+def test_drop_path_depends_on_the_place_in_the_global_batch_alone():
+    key, rates = jax.random.key(3), np.full(4, 0.5)
+    whole = drop_path_scales(key, rates, jnp.arange(6))
+    np.testing.assert_array_equal(drop_path_scales(key, rates, jnp.array([4, 1])), whole[:, :, [4, 1]])

@@ -1,0 +1,116 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gcvit_flax.config import Preprocessing
+from gcvit_flax.images import decode, evaluation_crop, normalize, preprocess, random_resized_crop
+from gcvit_flax.model.gcvit import create_model
+
+
+def encode(image: Image.Image, kind: str, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "kind", "expected"),
+    [
+        ("L", 77, "PNG", (77, 77, 77)),
+        ("RGBA", (10, 20, 30, 128), "PNG", (10, 20, 30)),
+        ("P", 0, "GIF", (0, 0, 0)),
+        ("1", 1, "PNG", (255, 255, 255)),
+        ("I;16", 257 * 99, "PNG", (99, 99, 99)),
+        ("CMYK", (0, 0, 0, 0), "TIFF", (255, 255, 255)),
+    ],
+)
+def test_every_colour_model_becomes_rgb(mode, color, kind, expected):
+    image = decode(encode(Image.new(mode, (5, 4), color), kind))
+    assert image.mode == "RGB" and image.size == (5, 4)
+    assert image.getpixel((2, 2)) == expected
+
+
+def test_exif_orientation_is_applied():
+    photo = Image.new("RGB", (6, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # The camera was turned: width and height change places.
+    assert decode(encode(photo, "JPEG", exif=exif)).size == (4, 6)
+
+
+def test_animations_give_their_first_frame():
+    frames = [Image.new("RGB", (3, 3), color) for color in ("red", "blue")]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode(data).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("cut", [0, 40, 300])
+def test_broken_images_are_named(cut):
+    data = encode(Image.effect_noise((40, 40), 50), "JPEG")[:cut]
+    with pytest.raises(ValueError, match=r"holiday.jpg: not an image that Pillow can read"):
+        decode(data, "holiday.jpg")
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nothing.png: there is no such image file"):
+        decode(tmp_path / "nothing.png")
+
+
+def test_arrays_of_another_type_are_refused():
+    with pytest.raises(ValueError, match=r"expected a uint8 array .* got float64 \(4, 4, 3\)"):
+        decode(np.zeros((4, 4, 3)))
+
+
+@pytest.mark.parametrize(
+    ("size", "crop_mode", "corner"),
+    [((100, 50), "center", 64), ((50, 100), "center", 0), ((100, 50), "squash", 0)],
+)
+def test_evaluation_crop_geometry(size, crop_mode, corner):
+    """A horizontal ramp 0..255: how much of it is left at the crop's corner tells what was cut away."""
+    ramp = np.tile(np.linspace(0, 255, size[0]), (size[1], 1)).astype(np.uint8)
+    image = Image.fromarray(np.stack([ramp] * 3, -1))
+    crop = evaluation_crop(image, Preprocessing((20, 20), crop_mode=crop_mode))
+    assert crop.shape == (20, 20, 3) and crop.dtype == np.uint8
+    assert abs(int(crop[10, 0, 0]) - corner) < 8
+
+
+def test_crop_fraction_takes_the_middle_of_a_larger_image():
+    """At .875 a 224 px crop comes from a 256 px image, as the official evaluation does."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 512, 3), dtype=np.uint8))
+    resized = image.resize((437, 256), Image.Resampling.BICUBIC)  # 512 * 256 / 300 = 436.9
+    expected = np.asarray(resized)[16:240, 106:330]
+    np.testing.assert_array_equal(evaluation_crop(image, Preprocessing((224, 224), crop_fraction=0.875)), expected)
+
+
+def test_random_crop_stays_in_the_area_and_repeats_with_its_seed():
+    """On a two-dimensional ramp the crop's value range is its share of each side."""
+    ramp = np.tile(np.linspace(0, 255, 200), (200, 1))
+    image = Image.fromarray(np.stack([ramp, ramp.T, ramp], -1).astype(np.uint8))
+    shares = []
+    for seed in range(200):
+        crop = random_resized_crop(image, (24, 16), np.random.default_rng(seed), (0.2, 0.6))
+        assert crop.shape == (24, 16, 3)
+        spans = [np.ptp(crop[..., channel].astype(float)) / 255 for channel in (0, 1)]
+        shares.append(spans[0] * spans[1])
+    assert 0.12 < min(shares) < 0.3 and 0.5 < max(shares) < 0.65
+    again = random_resized_crop(image, (24, 16), np.random.default_rng(199), (0.2, 0.6))
+    np.testing.assert_array_equal(again, crop)
+
+
+def test_a_crop_that_never_fits_falls_back_to_the_middle():
+    strip = Image.fromarray(np.zeros((10, 400, 3), np.uint8))
+    assert random_resized_crop(strip, (8, 8), np.random.default_rng(0), (0.9, 1.0)).shape == (8, 8, 3)
+
+
+def test_preprocess_takes_paths_arrays_and_batches(tmp_path):
+    model = create_model("gcvit_xxtiny", image_size=64)
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
+    path = tmp_path / "x.png"
+    Image.fromarray(pixels[0]).save(path)
+    expected = (pixels / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(preprocess(pixels, model), expected, atol=1e-5)
+    for one in (path, str(path), path.read_bytes(), pixels[0], Image.open(path)):
+        np.testing.assert_allclose(preprocess(one, model), expected[:1], atol=1e-5)
+    assert preprocess([path, pixels[1]], model).shape == (2, 64, 64, 3)
+    assert normalize(pixels, model.preprocessing).dtype == np.float32

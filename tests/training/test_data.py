@@ -1,0 +1,170 @@
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gcvit_flax.config import Preprocessing
+from gcvit_flax.training.data import Listed, open_data
+from gcvit_flax.training.pipeline import evaluation_batches, training_batches
+
+SIZE = Preprocessing((8, 8))
+
+
+def collect(source: Listed, steps: int, **options) -> list[dict]:
+    batches = training_batches(
+        source, SIZE, **{"batch_size": 4, "seed": 1, "start_step": 0, "crop_area": (0.5, 1.0)} | options
+    )
+    return [next(batches) for _ in range(steps)]
+
+
+@pytest.fixture(scope="module")
+def numbered():
+    """Ten images, each filled with its own number; the crop cannot change that."""
+    images = [np.full((12, 15, 3), number, np.uint8) for number in range(10)]
+    return Listed(images, np.arange(10), [str(number) for number in range(10)])
+
+
+def test_digits_are_whole_and_split_by_class():
+    data = open_data("digits", 0.2)
+    assert len(data.train) + len(data.validation) == 1797
+    assert data.class_names == tuple("0123456789")
+    shares = np.bincount(data.validation.labels) / (
+        np.bincount(data.validation.labels) + np.bincount(data.train.labels)
+    )
+    np.testing.assert_allclose(shares, 0.2, atol=0.005)
+    image, label, _ = data.train[0]
+    assert image.shape == (8, 8) and image.dtype == np.uint8 and 0 <= label < 10
+    assert np.max(data.train.images) == 255
+
+
+def test_the_three_folder_layouts(photos, tmp_path):
+    data = open_data(f"folder:{photos}")
+    assert (len(data.train), len(data.validation)) == (24, 9)
+    assert data.class_names == ("blue_things", "green_things", "red_things")
+
+    shutil.copytree(photos / "train", tmp_path / "a" / "train")
+    shutil.copytree(photos / "train", tmp_path / "b")
+    for layout in ("a", "b"):
+        data = open_data(f"folder:{tmp_path / layout}", 0.25)
+        assert (len(data.train), len(data.validation)) == (18, 6)
+        assert np.bincount(data.validation.labels).tolist() == [2, 2, 2]
+        assert not set(data.train.names) & set(data.validation.names)
+
+    shutil.move(tmp_path / "a" / "train", tmp_path / "a" / "test")
+    assert len(open_data(f"folder:{tmp_path / 'a'}").validation) == 24
+
+
+def test_the_held_out_part_does_not_change(photos):
+    names = [open_data(f"folder:{photos / 'train'}", 0.25).validation.names for _ in range(2)]
+    assert names[0] == names[1]
+
+
+def make_classes(root, **counts):
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (9, 9)).save(root / name / f"{index}.png")
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        (dict(), "no class folders"),
+        (dict(cat=2, dog=0), "class folder .*dog holds no images"),
+        (dict(cat=3), "single class 'cat': a classifier needs at least two"),
+        (dict(cat=3, dog=1), "class 'dog' has one image"),
+    ],
+)
+def test_folders_that_cannot_be_learned_from(tmp_path, counts, expected):
+    make_classes(tmp_path, **counts)
+    with pytest.raises(ValueError, match=expected):
+        open_data(f"folder:{tmp_path}")
+
+
+def test_other_bad_data(tmp_path, photos):
+    for spec, expected in {
+        "folder:/no/such/place": "/no/such/place is not a folder",
+        "imagenet": "unknown data 'imagenet': expected digits, folder:PATH or tfds:NAME",
+        "folder:": "unknown data",
+    }.items():
+        with pytest.raises(ValueError, match=expected):
+            open_data(spec)
+    with pytest.raises(ValueError, match="val-fraction must be above 0"):
+        open_data("digits", 1.0)
+    make_classes(tmp_path / "train", cat=2, dog=2)
+    make_classes(tmp_path / "val", cat=2, dog=1, cow=1)
+    with pytest.raises(ValueError, match="has classes that the training data lacks: cow"):
+        open_data(f"folder:{tmp_path}")
+    with pytest.raises(ValueError, match="no folder 'holdout' to use as the split: it holds train, val"):
+        open_data(f"folder:{photos}", split="holdout")
+
+
+def test_files_that_are_not_images_are_passed_over(tmp_path):
+    make_classes(tmp_path, cat=3, dog=3)
+    (tmp_path / "cat" / "notes.txt").write_text("meow")
+    (tmp_path / "dog" / ".hidden.png").write_text("")
+    data = open_data(f"folder:{tmp_path}", 0.34)
+    assert len(data.train) + len(data.validation) == 6
+
+
+def test_every_example_is_seen_once_an_epoch_in_a_new_order(numbered):
+    labels = np.concatenate([batch["label"] for batch in collect(numbered, 5)])
+    assert sorted(labels[:10]) == sorted(labels[10:]) == list(range(10))
+    assert labels[:10].tolist() != labels[10:].tolist()
+    batch = collect(numbered, 1)[0]
+    assert batch["image"].shape == (4, 8, 8, 3) and batch["image"].dtype == np.uint8
+    np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["label"])
+    np.testing.assert_array_equal(batch["index"], [0, 1, 2, 3])
+
+
+@pytest.fixture(scope="module")
+def noise():
+    rng = np.random.default_rng(0)
+    return Listed(list(rng.integers(0, 255, (10, 20, 20, 3), dtype=np.uint8)), np.arange(10), [""] * 10)
+
+
+def test_a_batch_is_a_function_of_seed_and_step(noise):
+    whole = collect(noise, 6)
+    late = collect(noise, 2, start_step=4)
+    for name in ("image", "label"):
+        np.testing.assert_array_equal([batch[name] for batch in late], [batch[name] for batch in whole[4:]])
+    other = collect(noise, 1, seed=2)[0]
+    assert not np.array_equal(other["image"], whole[0]["image"])
+
+
+def test_processes_share_each_global_batch(noise):
+    whole = collect(noise, 3, start_step=2)
+    shares = [collect(noise, 3, start_step=2, process=(process, 2)) for process in range(2)]
+    for step, batch in enumerate(whole):
+        for process in range(2):
+            share = shares[process][step]
+            np.testing.assert_array_equal(share["image"], batch["image"][share["index"]])
+            np.testing.assert_array_equal(share["label"], batch["label"][share["index"]])
+
+
+def test_worker_processes_give_the_same_batches(noise):
+    for a, b in zip(collect(noise, 3), collect(noise, 3, workers=2), strict=True):
+        np.testing.assert_array_equal(a["image"], b["image"])
+
+
+@pytest.mark.parametrize("process_count", [1, 2])
+@pytest.mark.parametrize("batch_size", [2, 4, 32])
+def test_evaluation_sees_every_example_once(numbered, batch_size, process_count):
+    seen, lengths = [], set()
+    for process in range(process_count):
+        batches = list(evaluation_batches(numbered, SIZE, batch_size=batch_size, process=(process, process_count)))
+        lengths.add(len(batches))
+        for batch in batches:
+            assert batch["image"].shape == (batch_size // process_count, 8, 8, 3)
+            seen += batch["label"][batch["mask"]].tolist()
+    assert sorted(seen) == list(range(10))
+    assert len(lengths) == 1
+
+
+def test_a_text_file_named_jpg_is_named_by_the_pipeline(tmp_path):
+    path = tmp_path / "poem.jpg"
+    path.write_text("roses are red")
+    source = Listed([path] * 4, np.zeros(4, int), [str(path)] * 4)
+    with pytest.raises(ValueError, match=r"poem.jpg: not an image that Pillow can read"):
+        collect(source, 1)
