@@ -2,13 +2,11 @@
 
 import dataclasses
 import math
-import signal
-import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.training.train_state import TrainState
 
@@ -21,34 +19,15 @@ from gcvit_flax.training.config import FREE_ON_RESUME, TrainConfig
 from gcvit_flax.training.data import Data, open_data
 from gcvit_flax.training.evaluation import run_evaluation
 from gcvit_flax.training.metrics import MetricsLog
-from gcvit_flax.training.optim import cosine_schedule, make_optimizer
+from gcvit_flax.training.optim import cosine_schedule
 from gcvit_flax.training.pipeline import training_batches
+from gcvit_flax.training.plan import Plan
+from gcvit_flax.training.preemption import SigtermWatch
 from gcvit_flax.training.progress import Progress
 from gcvit_flax.training.setup import start_model
-from gcvit_flax.training.steps import make_eval_step, make_train_step, replicate, shard
+from gcvit_flax.training.steps import make_eval_step, make_train_step, shard, start_state
 from gcvit_flax.training.workdir import locked, prepare
 from gcvit_flax.weights.store import save_model
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How many steps an epoch and the schedule have, and where this run stops."""
-
-    steps_per_epoch: float
-    total_steps: int
-    last_step: int
-
-    @classmethod
-    def of(cls, config: TrainConfig, examples: int) -> "Plan":
-        """The plan for a training set of `examples` images."""
-        steps_per_epoch = examples / config.batch_size
-        total = max(1, round(config.epochs * steps_per_epoch))
-        return cls(steps_per_epoch, total, min(total, config.max_steps or total))
-
-    def ends_epoch(self, step: int) -> bool:
-        """Whether the run evaluates and saves after `step` steps: once an epoch, and at the end."""
-        passed = math.floor(step / self.steps_per_epoch) > math.floor((step - 1) / self.steps_per_epoch)
-        return passed or step == self.last_step
 
 
 def train(config: TrainConfig) -> None:
@@ -96,14 +75,16 @@ class Run:
     def __init__(self, config: TrainConfig, data: Data, model: GCViT, plan: Plan, devices: list):
         self.config, self.data, self.model, self.plan, self.devices = config, data, model, plan, devices
         self.workdir = Path(config.workdir)
-        warmup_steps = round(config.warmup_epochs * plan.steps_per_epoch)
+        warmup_steps = round(config.warmup_epochs * plan.examples / plan.batch_size)
         self.schedule = cosine_schedule(config.learning_rate, warmup_steps, plan.total_steps)
         self.eval_step = make_eval_step(model, devices)
 
     def execute(self, params: dict, checkpoints: Checkpoints) -> None:
         """Trains from `params`, or from the newest checkpoint, to the last step or until SIGTERM."""
         config, plan = self.config, self.plan
-        state = self._start_state(params, checkpoints)
+        state = start_state(self.model, params, config, self.devices)
+        if checkpoints.latest_step is not None:
+            state = checkpoints.restore(state)
         start = int(state.step)
         self._describe(params, start)
         train_step = make_train_step(self.model, config, self.devices)
@@ -112,7 +93,7 @@ class Run:
         progress = Progress(start, plan.last_step, config.batch_size)
         batches = self._batches(start)
         recent = []  # Metrics of the steps since the last line.
-        with _SigtermWatch() as sigterm:
+        with closing(progress), closing(log), SigtermWatch() as sigterm:
             for step in range(start + 1, plan.last_step + 1):
                 batch = shard(next(batches), self.devices)
                 began = time.perf_counter()
@@ -136,16 +117,7 @@ class Run:
                     progress.start_clock()
                 if sigterm.received:
                     break
-        progress.close()
-        log.close()
-        self._say_where(step, sigterm.received)
-
-    def _start_state(self, params: dict, checkpoints: Checkpoints) -> TrainState:
-        tx = make_optimizer(self.config.weight_decay, self.config.clip_norm)
-        create = jax.jit(lambda params: TrainState.create(apply_fn=self.model.apply, params=params, tx=tx))
-        state = create(params)
-        state = replicate(state.replace(step=jnp.int32(0)), self.devices)
-        return state if checkpoints.latest_step is None else checkpoints.restore(state)
+        self._say_where(step)
 
     def _batches(self, start_step: int):
         config = self.config
@@ -186,7 +158,7 @@ class Run:
             )
         values["learning_rate"] = float(self.schedule(step - 1))
         values["images_per_second"] = round(progress.images_per_second(), 2)
-        log.write(step, step / self.plan.steps_per_epoch, **values)
+        log.write(step, self.plan.epochs(step), **values)
         progress.show(step, values)
 
     def _evaluate(self, step: int, state: TrainState, log: MetricsLog, progress: Progress) -> None:
@@ -197,7 +169,7 @@ class Run:
         )
         count = results.pop("count")
         values = {f"val_{name}": value for name, value in results.items()}
-        epoch = step / self.plan.steps_per_epoch
+        epoch = self.plan.epochs(step)
         if log.improves(values):
             provenance = {"trained_by": "gcvit_flax train.py", "data": config.data, "step": step, **values}
             names = self.data.class_names if model.config.num_classes == len(self.data.class_names) else None
@@ -210,30 +182,11 @@ class Run:
             f"top-5 {values['val_top5']:.2%} of {count}"
         )
 
-    def _say_where(self, step: int, stopped: bool) -> None:
-        if stopped:
+    def _say_where(self, step: int) -> None:
+        if step < self.plan.last_step:
             print(f"stopped by SIGTERM: saved at step {step} in {self.workdir}; the same command goes on from there")
             return
         print(
             f"done: the best model is in {self.workdir / 'model'}, metrics in {self.workdir / 'metrics.jsonl'}, "
             f"curves in {self.workdir / 'curves.png'}"
         )
-
-
-class _SigtermWatch:
-    """Notes SIGTERM (a TPU's preemption notice) instead of dying, while the block runs in the main thread."""
-
-    received = False
-
-    def __enter__(self) -> "_SigtermWatch":
-        self._in_main_thread = threading.current_thread() is threading.main_thread()
-        if self._in_main_thread:
-            self._before = signal.signal(signal.SIGTERM, self._note)
-        return self
-
-    def _note(self, signum, frame) -> None:
-        self.received = True
-
-    def __exit__(self, *error) -> None:
-        if self._in_main_thread:
-            signal.signal(signal.SIGTERM, self._before)

@@ -8,6 +8,7 @@ global batch (augmentation, drop path) or the device (dropout); nothing random i
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax.training.train_state import TrainState
@@ -17,6 +18,7 @@ from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.training.augment import augment
 from gcvit_flax.training.config import TrainConfig
 from gcvit_flax.training.losses import in_top, smoothed_cross_entropy
+from gcvit_flax.training.optim import make_optimizer
 
 AXIS = "batch"
 
@@ -30,6 +32,13 @@ def replicate(tree, devices: list):
 def shard(batch: dict[str, np.ndarray], devices: list) -> dict[str, np.ndarray]:
     """Splits a host's batch (b, ...) over its devices: (devices, b / devices, ...)."""
     return {name: rearrange(x, "(devices b) ... -> devices b ...", devices=len(devices)) for name, x in batch.items()}
+
+
+def start_state(model: GCViT, params: dict, config: TrainConfig, devices: list) -> TrainState:
+    """The state at step 0, on every device."""
+    tx = make_optimizer(config.weight_decay, config.clip_norm)
+    state = TrainState(jnp.int32(0), model.apply, params, tx, opt_state=jax.jit(tx.init)(params))
+    return replicate(state, devices)
 
 
 def make_train_step(model: GCViT, config: TrainConfig, devices: list) -> Callable:

@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 from conftest import TINY
-from flax.training.train_state import TrainState
 
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.model.gcvit import create_model
@@ -17,17 +16,14 @@ from gcvit_flax.training.data import Listed
 from gcvit_flax.training.evaluation import run_evaluation
 from gcvit_flax.training.losses import in_top, smoothed_cross_entropy
 from gcvit_flax.training.optim import cosine_schedule, decays, make_optimizer
-from gcvit_flax.training.steps import make_eval_step, make_train_step, replicate, shard
+from gcvit_flax.training.steps import make_eval_step, make_train_step, replicate, shard, start_state
 
 DEVICES = jax.local_devices()
 CONFIG = TrainConfig(batch_size=4, color_jitter=0.2)
 
 
 def start(model, devices):
-    tx = make_optimizer(weight_decay=0.05, clip_norm=5.0)
-    params = init_params(model, jax.random.key(0))
-    state = TrainState.create(apply_fn=model.apply, params=params, tx=tx)
-    return replicate(state.replace(step=jnp.int32(0)), devices)
+    return start_state(model, init_params(model, jax.random.key(0)), CONFIG, devices)
 
 
 def batch_of(seed: int) -> dict:
