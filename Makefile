@@ -4,13 +4,23 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
-.PHONY: train test lint format clean
+PEERS = .venv-peers
+TIMM = .venv-timm
+
+.PHONY: train test test-peers test-timm lint format clean
 
 train: $(INSTALLED)
 	$(RUN) train.py
 
 test: $(INSTALLED)
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q --ignore=tests/peers
+
+# Parity with programs that nobody here wrote, each in an environment of its own.
+test-peers: $(INSTALLED) $(PEERS)/.installed
+	PEERS_PYTHON=$(PEERS)/bin/python $(RUN) -m pytest -q -s tests/peers/test_gcvit.py
+
+test-timm: $(INSTALLED) $(TIMM)/.installed
+	TIMM_PYTHON=$(TIMM)/bin/python $(RUN) -m pytest -q -s tests/peers/test_timm.py
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff format --check .
@@ -27,5 +37,18 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
+$(PEERS)/.installed: tests/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gcvit==1.1.6
+	touch $@
+
+# torch first: the others would ask for its newest build.
+$(TIMM)/.installed: tests/peers/requirements-timm.txt
+	$(PYTHON) -m venv $(TIMM)
+	$(TIMM)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep ^torch== $<)"
+	$(TIMM)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(PEERS) $(TIMM)

@@ -1,0 +1,108 @@
+"""Weight file to model folder: recognise, map strictly, adapt, save, report."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from etils import epath
+
+from gcvit_flax.config import GCViTConfig, as_pair
+from gcvit_flax.errors import UserError
+from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.variants import default_preprocessing, resolve_config, variant_name
+from gcvit_flax.weights.adapt import adapt
+from gcvit_flax.weights.classes import imagenet_classes
+from gcvit_flax.weights.download import fetch, is_published, origin, sha256
+from gcvit_flax.weights.published import LICENCE
+from gcvit_flax.weights.read import read_config, read_parameters
+from gcvit_flax.weights.recognise import open_source
+from gcvit_flax.weights.report import TRAINED_NOTICE, Report, describe
+from gcvit_flax.weights.store import save_model
+from gcvit_flax.weights.tree import unflatten
+
+_IMAGENET_CLASSES = 1000
+
+
+def convert(
+    source: str | os.PathLike,
+    dest: epath.PathLike,
+    *,
+    variant: str | None = None,
+    reference: str = "official",
+    num_classes: int | None = None,
+    image_size: int | Sequence[int] | None = None,
+    ema: bool = False,
+    allow_nonfinite: bool = False,
+    force: bool = False,
+) -> Report:
+    """Writes the weights in `source`, a file, an http(s) URL or a published name, as the model folder `dest`.
+
+    `variant` checks what the file is; `reference` chooses the forward pass; `num_classes` gives a new head and
+    `image_size` (pixels) other windows; `ema` takes a PyTorch file's averaged weights; `force` replaces `dest`.
+
+    Raises:
+      UserError: a source that is not exactly one GCViT's finite weights, or a `dest` that exists; `dest` is untouched.
+    """
+    check_dest(dest, force)
+    size = None if image_size is None else as_pair("image_size", image_size)
+    path = fetch(source)
+    with open_source(path, ema=ema) as opened:
+        config, names = read_config(opened, path, size)
+        name = variant_name(config)
+        if variant not in (None, name):
+            raise UserError(f"{path} is {describe(config)}; expected {variant}: give that file, or its own variant")
+        flat, changes = read_parameters(opened, path, names, allow_nonfinite=allow_nonfinite)
+    config = resolve_config(config, reference=reference)
+    new_size = {} if size is None else {"image_size": size}
+    new_config = resolve_config(
+        config, num_classes=config.num_classes if num_classes is None else num_classes, **new_size
+    )
+    averaged = ["averaged weights (state_dict_ema) taken"] if ema else []
+    flat, adapted = adapt(flat, config, new_config, seed=0)
+    report = Report(
+        source=origin(source),
+        size=path.stat().st_size,
+        sha256=sha256(path),
+        container=opened.container,
+        family=opened.family,
+        tensors=len(names),
+        skipped=len(opened.skipped),
+        parameters=sum(values.size for values in flat.values()),
+        config=new_config,
+        licence=_licence(source, path, config),
+        changes=(*averaged, *changes, *adapted),
+        notice=_notice(source, path, opened.family, reference),
+        dest=os.fspath(dest),
+    )
+    model = GCViT(new_config, default_preprocessing(name, new_config.image_size))
+    kept_imagenet_head = config.num_classes == new_config.num_classes == _IMAGENET_CLASSES
+    save_model(
+        dest,
+        model,
+        {"params": unflatten(flat)},
+        class_names=imagenet_classes() if kept_imagenet_head else None,
+        provenance=report.provenance(),
+        weights_licence=report.licence,
+    )
+    return report
+
+
+def check_dest(dest: epath.PathLike, force: bool) -> None:
+    """Raises UserError if `dest` exists and `force` is not set."""
+    if epath.Path(dest).exists() and not force:
+        raise UserError(f"{dest} exists: choose another name, or pass --force to replace it")
+
+
+def _licence(source: str | os.PathLike, path: Path, config: GCViTConfig) -> str | None:
+    if is_published(source, path):
+        return LICENCE
+    if variant_name(config) and config.num_classes == _IMAGENET_CLASSES:
+        return f"{LICENCE} if these are, or derive from, the weights that NVIDIA published"
+    return None
+
+
+def _notice(source: str | os.PathLike, path: Path, family: str, reference: str) -> str | None:
+    like_the_example = family in ("keras_io", "keras_subclass")
+    if like_the_example and reference != "keras_io" and not is_published(source, path):
+        return TRAINED_NOTICE
+    return None

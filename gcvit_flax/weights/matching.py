@@ -1,0 +1,110 @@
+"""Names of one file against the table: which parameter of ours each tensor is, and what each is called there."""
+
+import functools
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from gcvit_flax.errors import UserError
+from gcvit_flax.weights.names import KERAS_CLASSES, TABLE, Row
+from gcvit_flax.weights.tensors import Shape
+
+_INDICES = ("i", "j", "k")
+_GROUPS = {"level": "i", "block": "j", "feature": "k"}  # The classes of which a network has a list.
+
+
+def match(shapes: Mapping[str, Shape], column: str) -> tuple[dict[str, tuple[str, Row]], list[str]]:
+    """Our name -> (the file's name, its row in the table) for `shapes`, a file's tensors, and the names left over.
+
+    `column` is "official", "timm" or "keras"; in the last, classes may have any name: list members are told by
+    their position and shape.
+
+    Raises:
+      UserError: two tensors are the same parameter.
+    """
+    found, unknown = [], []
+    for name in sorted(shapes):
+        hits = [(row, hit) for row in TABLE if (hit := _pattern(getattr(row, column)).fullmatch(name))]
+        if hits:
+            row, hit = hits[0]
+            found.append((name, row, hit.groupdict()))
+        else:
+            unknown.append(name)
+    if column == "keras":
+        _number_classes(found, shapes)
+    ours = {}
+    for name, row, fields in found:
+        parameter = row.ours.format(**_indices(fields))
+        if parameter in ours:
+            raise UserError(f"{ours[parameter][0]} and {name} are both {parameter}: expected one of them; remove one")
+        ours[parameter] = name, row
+    return ours, unknown
+
+
+def names_in(family: str, parameters: Iterable[str]) -> dict[str, tuple[str, Row]]:
+    """Our name -> (its name in a file of `family`, its row) for each of our `parameters`."""
+    column = family if family in ("official", "timm") else "keras"
+    return {parameter: _name_in(family, column, parameter) for parameter in parameters}
+
+
+def _name_in(family: str, column: str, parameter: str) -> tuple[str, Row]:
+    for row in TABLE:
+        if hit := _pattern(row.ours).fullmatch(parameter):
+            indices = _indices(hit.groupdict())
+            derived = {f"next_{field}": index + 1 for field, index in indices.items()}
+            suffixes = {f"_{field}": f"_{index}" if index else "" for field, index in indices.items()}
+            classes = KERAS_CLASSES.get(family, {})
+            return getattr(row, column).format(**indices, **derived, **suffixes, **classes), row
+    raise ValueError(f"{parameter} is not in the table of names")
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern:
+    """The table's `template` with its placeholders as named groups; a class and its suffix are one group."""
+    parts = re.split(r"\{(\w+)\}", template)
+    for place in range(1, len(parts), 2):
+        field = parts[place]
+        number = r"0|[1-9]\d{0,3}"
+        expression = number if field.removeprefix("next_") in _INDICES else "[^/]+"
+        parts[place] = "" if field.startswith("_") else f"(?P<{field}>{expression})"
+    literal = [part if place % 2 else re.escape(part) for place, part in enumerate(parts)]
+    return re.compile("".join(literal))
+
+
+def _indices(fields: Mapping[str, str]) -> dict[str, int]:
+    indices = {field: int(fields[field]) for field in _INDICES if field in fields}
+    return indices | {field: int(fields[f"next_{field}"]) - 1 for field in _INDICES if f"next_{field}" in fields}
+
+
+def _number_classes(found: Sequence[tuple[str, Row, dict]], shapes: Mapping[str, Shape]) -> None:
+    """Adds to each match's fields the index i, j or k of its level, block and query stage."""
+    members = defaultdict(dict)  # (kind, the level they are in) -> {class name: a size to order them by}
+    for name, row, fields in found:
+        for group in _GROUPS.keys() & fields.keys():
+            parent = "" if group == "level" else fields["level"]
+            sizes = members[group, parent]
+            sizes.setdefault(fields[group], 0)
+            if group == "level" and row.ours.endswith("/norm1/scale"):
+                sizes[fields[group]] = shapes[name][0]  # Levels widen.
+            if group == "block" and row.ours.endswith("/attn/qkv/kernel"):
+                sizes[fields[group]] = -shapes[name][-1]  # Local blocks, which have queries, come first.
+    positions = {key: _positions(sizes) for key, sizes in members.items()}
+    for _, _, fields in found:
+        for group in _GROUPS.keys() & fields.keys():
+            parent = "" if group == "level" else fields["level"]
+            fields[_GROUPS[group]] = positions[group, parent][fields[group]]
+
+
+def _positions(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Each list member's place: by its suffix, and by size where members of several classes share a suffix."""
+    suffixes = {name: re.fullmatch(r"(.+?)(?:_(\d+))?", name).groups() for name in sizes}
+    by_class = defaultdict(set)
+    for base, suffix in suffixes.values():
+        by_class[base].add(int(suffix or 0))
+    for base, numbers in by_class.items():
+        if numbers != set(range(len(numbers))):
+            raise UserError(
+                f"the layers {', '.join(sorted(sizes))} skip a number of {base}: expected all; save it again"
+            )
+    ordered = sorted(sizes, key=lambda name: (int(suffixes[name][1] or 0), sizes[name]))
+    return {name: place for place, name in enumerate(ordered)}

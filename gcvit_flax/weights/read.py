@@ -1,0 +1,97 @@
+"""An open weight file to our configuration and flat parameters, strictly: every tensor used once, every one filled."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from gcvit_flax.config import GCViTConfig, Size
+from gcvit_flax.errors import UserError
+from gcvit_flax.variants import VARIANTS, variant_name
+from gcvit_flax.weights.infer import infer_config
+from gcvit_flax.weights.matching import match, names_in
+from gcvit_flax.weights.names import Row
+from gcvit_flax.weights.recognise import Source
+from gcvit_flax.weights.tensors import check_dtypes, shape_as_ours, to_ours
+from gcvit_flax.weights.tree import check_same_names_and_shapes, listing, parameter_shapes
+
+# A .keras file's constructor arguments that the shapes do not show, and our fields.
+_SETTINGS = {
+    "drop_rate": "dropout_rate",
+    "attn_drop": "attention_dropout_rate",
+    "attention_dropout": "attention_dropout_rate",
+    "path_drop": "drop_path_rate",
+    "layer_scale": "layer_scale",
+    "qk_scale": "qk_scale",
+}
+
+Names = Mapping[str, tuple[str, Row]]
+
+
+def read_config(source: Source, path: Path, image_size: Size | None) -> tuple[GCViTConfig, Names]:
+    """The configuration that the names and shapes in `source` give, and our name -> (the file's, its row).
+
+    `image_size`, (height, width) in pixels, decides where the weights leave two.
+
+    Raises:
+      UserError: missing or unexpected tensors, other shapes or dtypes, listed sorted by the file's names.
+    """
+    shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
+    names, unknown = match(shapes, source.column)
+    ours = {name: shape_as_ours(shapes[label], row.kind, source.torch) for name, (label, row) in names.items()}
+    config = infer_config(ours, image_size=image_size, stored_size=source.image_size)
+    expected = parameter_shapes(config)
+
+    labels = names_in(source.family, expected.keys() - names.keys())
+    labels = {name: label for name, (label, _) in {**labels, **names}.items()}
+    found = {labels[name]: np.broadcast_to(np.float32(0), shape) for name, shape in ours.items()}
+    found |= {name: source.tensors[name] for name in unknown}
+    wanted = {labels[name]: leaf for name, leaf in expected.items()}
+    check_same_names_and_shapes(found, wanted, f"{path} is not one whole GCViT", "give a complete, unmodified file")
+    check_dtypes({label: source.tensors[label] for label, _ in names.values()})
+    return _with_settings(config, source, path), names
+
+
+def read_parameters(
+    source: Source, path: Path, names: Names, *, allow_nonfinite: bool
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Our flat float32 parameters, and a line for each thing that was done to the values.
+
+    Raises:
+      UserError: NaN or infinity, unless `allow_nonfinite`; values that cannot be read.
+    """
+    flat, half, nonfinite = {}, [], []
+    for name, (label, row) in names.items():
+        tensor = source.tensors[label]
+        values = to_ours(tensor.read(), row.kind, source.torch)
+        flat[name] = np.array(values, np.float32, order="C", copy=None)
+        if tensor.dtype != np.float32:
+            half.append(str(tensor.dtype))
+        if not np.isfinite(flat[name]).all():
+            nonfinite.append(label)
+    notes = [f"{half.count(kind)} {kind} tensors cast to float32" for kind in sorted(set(half))]
+    if nonfinite:
+        found = f"NaN or infinity in {len(nonfinite)} tensors: {listing(sorted(nonfinite))}"
+        if not allow_nonfinite:
+            raise UserError(f"{path} has {found}; expected finite weights, pass --allow-nonfinite to take them")
+        notes.append(found)
+    return flat, notes
+
+
+def _with_settings(config: GCViTConfig, source: Source, path: Path) -> GCViTConfig:
+    """`config` with what shapes do not show: a .keras file's own arguments, else the variant's drop path."""
+    pooling = source.settings.get("global_pool", "avg")
+    if pooling != "avg":
+        raise UserError(f"{path} pools with global_pool={pooling!r}: only models with 'avg' can be converted")
+    known = {
+        field: value
+        for argument, field in _SETTINGS.items()
+        if isinstance(value := source.settings.get(argument), int | float) and not isinstance(value, bool)
+    }
+    if config.layer_scale is None:
+        known.pop("layer_scale", None)
+    name = variant_name(config)
+    if name is not None:
+        known = {"drop_path_rate": VARIANTS[name].drop_path_rate, **known}
+    return dataclasses.replace(config, **known)

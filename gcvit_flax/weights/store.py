@@ -1,0 +1,170 @@
+"""Model folders: config.json beside an Orbax checkpoint of the parameters; opens with no other information."""
+
+import dataclasses
+import json
+import logging
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from gcvit_flax.config import GCViTConfig, Preprocessing, as_pair
+from gcvit_flax.errors import UserError
+from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.variants import resolve_config
+from gcvit_flax.weights.adapt import adapt
+from gcvit_flax.weights.card import CARD_NAME, is_model_folder, make_card, read_card, read_settings
+from gcvit_flax.weights.tree import check_same_names_and_shapes, flatten, parameter_shapes, unflatten
+
+logger = logging.getLogger("gcvit_flax")
+
+_CHECKPOINT_PREFIX = "params-"
+
+
+def save_model(
+    path: epath.PathLike,
+    model: GCViT,
+    variables: Mapping[str, Any],
+    *,
+    class_names: Sequence[str] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    weights_licence: str | None = None,
+) -> None:
+    """Writes `variables["params"]`, as float32, and all about `model` into the folder `path`, all or nothing.
+
+    A model folder that is there already is replaced. Of several processes, call it in the first alone. gs:// paths go
+    through etils and are untested.
+
+    Raises:
+      UserError: `path` holds something else, or the parameters or class names do not fit the model.
+    """
+    folder = _absolute(path)
+    if folder.exists() and not is_model_folder(folder):
+        raise UserError(f"{path} exists and is not a model folder: choose another path or remove it")
+    flat = flatten(variables["params"])
+    check_same_names_and_shapes(
+        flat, parameter_shapes(model.config), "the parameters do not fit the model", "save them as is"
+    )
+    # On the host, so that no sharding is stored.
+    flat = {name: np.asarray(value, np.float32) for name, value in flat.items()}
+    card = make_card(
+        model,
+        class_names=class_names,
+        provenance=provenance,
+        weights_licence=weights_licence,
+        parameter_count=sum(value.size for value in flat.values()),
+        checkpoint=_CHECKPOINT_PREFIX + uuid.uuid4().hex[:8],
+    )
+    if folder.exists():
+        _write(folder, card, flat)
+        return
+    partial = folder.parent / f".{folder.name}.partial"
+    partial.rmtree(missing_ok=True)
+    try:
+        _write(partial, card, flat)
+        partial.rename(folder)
+    except BaseException:
+        partial.rmtree(missing_ok=True)
+        raise
+
+
+def _write(folder: epath.Path, card: Mapping[str, Any], flat: Mapping[str, np.ndarray]) -> None:
+    """Adds a checkpoint to `folder`, then points config.json at it: replacing that one file is the commit."""
+    text = json.dumps(card, indent=2) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    with _checkpointer() as checkpointer:
+        checkpointer.save(folder / card["checkpoint"], args=ocp.args.PyTreeSave(unflatten(flat)))
+    draft = folder / f"{CARD_NAME}.partial"
+    draft.write_text(text)
+    draft.replace(folder / CARD_NAME)
+    for other in folder.glob(f"{_CHECKPOINT_PREFIX}*"):
+        if other.name != card["checkpoint"]:
+            other.rmtree(missing_ok=True)
+
+
+def load_model(
+    path: epath.PathLike,
+    *,
+    dtype: Any = jnp.float32,
+    image_size: int | Sequence[int] | None = None,
+    num_classes: int | None = None,
+    reference: str | None = None,
+    remat: bool = False,
+    pad_to_windows: bool | None = None,
+    seed: int = 0,
+) -> tuple[GCViT, dict[str, Any]]:
+    """The model in the folder `path` and its variables (float32, on the default device), adapted as asked.
+
+    Each change is logged. Another `image_size` (pixels, an int or (height, width)) resamples the relative position
+    bias tables to the windows that `resolve_config` gives it; another `num_classes` starts a new head from `seed`;
+    `reference` sets both of its settings. gs:// paths go through etils and are untested.
+
+    Raises:
+      UserError: `path` is not a model folder or is damaged, or a change does not fit its weights.
+    """
+    config, preprocessing, flat = read_folder(path)
+    changes = {"image_size": image_size, "num_classes": num_classes, "pad_to_windows": pad_to_windows}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    new_config = resolve_config(config, reference=reference, **changes)
+    if image_size is not None:
+        preprocessing = dataclasses.replace(preprocessing, image_size=as_pair("image_size", image_size))
+    flat, notes = adapt(flat, config, new_config, seed=seed)
+    for note in notes:
+        logger.info("%s: %s", path, note)
+    model = GCViT(new_config, preprocessing, dtype=dtype, remat=remat)
+    # One at a time, so that no parameter is in memory twice for long.
+    return model, {"params": unflatten({name: jnp.asarray(flat.pop(name)) for name in list(flat)})}
+
+
+def read_folder(path: epath.PathLike) -> tuple[GCViTConfig, Preprocessing, dict[str, np.ndarray]]:
+    """What the folder `path` holds, as it is: configuration, preprocessing and flat parameters on the host.
+
+    Raises:
+      UserError: `path` is not a model folder or is damaged.
+    """
+    folder = _absolute(path)
+    card = read_card(folder)
+    config, preprocessing = read_settings(card, folder / CARD_NAME)
+    return config, preprocessing, _restore(folder / card["checkpoint"], config)
+
+
+def _restore(checkpoint: epath.Path, config: GCViTConfig) -> dict[str, np.ndarray]:
+    advice = "convert or train the model again"
+    expected = parameter_shapes(config)
+    with _checkpointer() as checkpointer:
+        try:
+            stored = checkpointer.metadata(checkpoint).item_metadata
+        except FileNotFoundError:
+            stored = None
+        if stored is None:  # Orbax's answer where its own metadata does not parse.
+            raise UserError(f"{checkpoint} is missing or damaged: {advice}")
+        what = f"{checkpoint} does not fit its {CARD_NAME}"
+        check_same_names_and_shapes(flatten(stored.tree), expected, what, advice)
+        try:
+            # Saved from NumPy arrays, they come back as such, whatever devices are here.
+            return flatten(checkpointer.restore(checkpoint))
+        except Exception as error:  # TensorStore raises many types for files that are gone or cut short.
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(f"{checkpoint} is missing or damaged ({reason}): {advice}") from error
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    # This process alone reads and writes; without the options Orbax waits for the others.
+    me = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"model_folder_{me}"
+    )
+    # Weights hardly compress, and trying costs more time and memory than all else.
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
+
+
+def _absolute(path: epath.PathLike) -> epath.Path:
+    path = os.fspath(path)
+    return epath.Path(path if "://" in path else os.path.abspath(path))

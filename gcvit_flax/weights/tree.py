@@ -1,0 +1,79 @@
+"""Parameter trees as flat tables, "levels_0/blocks_1/attn/qkv/kernel" -> array, and the strict comparison of two."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from gcvit_flax.config import GCViTConfig
+from gcvit_flax.errors import UserError
+from gcvit_flax.model.gcvit import GCViT
+
+# Fields that no parameter's shape depends on; tracing a large network for each of their values would take seconds.
+_SHAPELESS = {
+    "dropout_rate": 0.0,
+    "attention_dropout_rate": 0.0,
+    "drop_path_rate": 0.0,
+    "qk_scale": None,
+    "relative_position_bias": "per_head",
+    "query_pool_padding": "-inf",
+}
+_SHOWN = 20  # Names in one error message; an unrelated file would fill screens.
+
+
+def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested parameter tree as {"a/b/c": leaf}."""
+    return flatten_dict(params, sep="/")
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested tree of {"a/b/c": leaf}: the inverse of `flatten`."""
+    return unflatten_dict(dict(flat), sep="/")
+
+
+def parameter_shapes(config: GCViTConfig) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Name -> shape and dtype of each parameter of `config`'s network, without computing any."""
+    return _shapes(dataclasses.replace(config, **_SHAPELESS))
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes(config: GCViTConfig) -> Mapping[str, jax.ShapeDtypeStruct]:
+    images = jax.ShapeDtypeStruct((1, *config.image_size, 3), jnp.float32)
+    return MappingProxyType(flatten(jax.eval_shape(GCViT(config).init, jax.random.key(0), images)["params"]))
+
+
+def check_same_names_and_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], what: str, advice: str) -> None:
+    """Raises UserError unless both tables (name -> anything with a shape) have the same names and shapes.
+
+    The error begins with `what`, lists missing and unexpected names and other shapes, sorted, and ends with `advice`.
+    """
+    both = sorted(found.keys() & expected.keys())
+    other = [
+        f"{name} {_shape(found[name])} instead of {_shape(expected[name])}"
+        for name in both
+        if _shape(found[name]) != _shape(expected[name])
+    ]
+    problems = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - expected.keys()),
+        "of another shape": other,
+    }
+    listed = "; ".join(f"{len(names)} {kind}: {listing(names)}" for kind, names in problems.items() if names)
+    if listed:
+        raise UserError(f"{what}: {listed}; {advice}")
+
+
+def listing(names: Iterable[str]) -> str:
+    """Names for a message, comma-separated, the first few where there are many."""
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    return tuple(leaf.shape)

@@ -1,0 +1,49 @@
+"""The logits of a converted model for an image or for stored inputs, to hold against another program's."""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from gcvit_flax.errors import UserError
+from gcvit_flax.weights.store import load_model, read_card
+
+_SHOWN = 10  # Logits printed of each image.
+_TOP = 5
+
+
+def verify(folder: str | os.PathLike, inputs: str | os.PathLike) -> str:
+    """The first logits and the five best classes that the model in `folder` gives for `inputs`, in lines.
+
+    `inputs` is an image file, or an .npz with "images" (B, H, W, 3), float32 and already normalised.
+
+    Raises:
+      UserError: inputs that are neither, or of a shape that the model does not take.
+    """
+    model, variables = load_model(folder)
+    if Path(inputs).suffix == ".npz":
+        images = _stored_images(Path(inputs))
+    else:
+        from gcvit_flax.images import preprocess  # Decoders are heavy, and most conversions need none.
+
+        images = preprocess([inputs], model)
+    logits = np.asarray(jax.jit(model.apply)(variables, images))
+    names = read_card(folder)["class_names"] or [f"class {index}" for index in range(logits.shape[-1])]
+    lines = []
+    for image, row in enumerate(logits):
+        more = " ..." if len(row) > _SHOWN else ""
+        lines.append(f"image {image}  logits " + " ".join(f"{value:.6g}" for value in row[:_SHOWN]) + more)
+        probabilities = np.exp(row - row.max())
+        probabilities /= probabilities.sum()
+        for index in np.argsort(-row)[:_TOP]:
+            lines.append(f"  {probabilities[index]:7.2%}  {row[index]:10.6f}  {names[index]}")
+    return "\n".join(lines)
+
+
+def _stored_images(path: Path) -> np.ndarray:
+    try:
+        with np.load(path) as arrays:
+            return np.asarray(arrays["images"], np.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} holds no images ({error}): expected an .npz with an array called images") from None

@@ -1,0 +1,20 @@
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def run_peer():
+    """Runs a script of this folder with another environment's Python, whose path is in an environment variable."""
+
+    def run(variable, script, *arguments):
+        python = os.environ.get(variable)
+        if python is None:
+            pytest.skip(f"needs another environment, {variable}: make test-peers or make test-timm")
+        command = [python, Path(__file__).with_name(script), *arguments]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return run

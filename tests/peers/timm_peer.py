@@ -1,0 +1,52 @@
+"""Run in the environment of requirements-timm.txt: timm on its own side of test_timm.py.
+
+python timm_peer.py save FOLDER       random weights to FOLDER/peer.safetensors and peer.pth, logits to peer.npz
+python timm_peer.py load FILE INPUTS  the logits that FILE gives for the images in INPUTS, to FILE.npy
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+try:
+    import torchvision  # noqa: F401
+except RuntimeError:
+    # Built for CUDA beside a PyTorch without it: its import asks for two operators that no model here uses.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+import timm
+
+
+def logits(model: torch.nn.Module, images: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return model.eval()(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+
+
+def save(folder: Path) -> None:
+    torch.manual_seed(1)
+    model = timm.create_model("gcvit_xxtiny")
+    with torch.no_grad():
+        for parameter in model.parameters():  # So that no scale is 1 and no bias 0.
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    images = np.random.default_rng(2).normal(size=(2, 224, 224, 3)).astype(np.float32)
+    np.savez(folder / "peer.npz", images=images, logits=logits(model, images))
+    save_file(model.state_dict(), folder / "peer.safetensors")
+    torch.save(model.state_dict(), folder / "peer.pth")
+
+
+def load(file: Path, inputs: Path) -> None:
+    model = timm.create_model("gcvit_xxtiny")
+    model.load_state_dict(load_file(file), strict=True)
+    np.save(f"{file}.npy", logits(model, np.load(inputs)["images"]))
+
+
+if __name__ == "__main__":
+    command, *paths = sys.argv[1], *map(Path, sys.argv[2:])
+    {"save": save, "load": load}[command](*paths)

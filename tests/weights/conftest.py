@@ -1,0 +1,128 @@
+import dataclasses
+import functools
+from pathlib import Path
+
+import h5py
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from gcvit_flax.config import GCViTConfig
+from gcvit_flax.errors import run_cli
+from gcvit_flax.model.gcvit import GCViT, create_model
+from gcvit_flax.weights.cli import main
+from gcvit_flax.weights.convert import convert
+from gcvit_flax.weights.export import export
+from gcvit_flax.weights.tree import parameter_shapes, unflatten
+
+# Written by the programs themselves; see the README beside them.
+FILES = Path(__file__).parents[1] / "data" / "weights"
+
+MICRO = GCViTConfig(
+    image_size=128,
+    window_size=(4, 4, 8, 4),
+    embed_dim=8,
+    depths=(1, 2, 1, 1),
+    num_heads=(1, 2, 4, 8),
+    num_classes=10,
+)
+
+
+def random_variables(config, seed=0):
+    draw = np.random.default_rng(seed).normal
+    flat = {name: draw(0, 0.1, leaf.shape).astype(np.float32) for name, leaf in parameter_shapes(config).items()}
+    return {"params": unflatten(flat)}
+
+
+@pytest.fixture(scope="session")
+def micro():
+    """A small model and random variables."""
+    return create_model(MICRO), random_variables(MICRO)
+
+
+@pytest.fixture(scope="session")
+def make_variables():
+    return random_variables
+
+
+@pytest.fixture(scope="session")
+def assert_same_tree():
+    def check(actual, expected):
+        jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def logits():
+    """Logits of a model, compiled once for each configuration."""
+
+    @functools.cache
+    def compiled(config):
+        # Unoptimised: compiling is nearly all of the time.
+        return jax.jit(GCViT(config).apply, compiler_options={"xla_backend_optimization_level": 0})
+
+    def run(model, variables, images):
+        # What only training and initialisation use would compile the same program again.
+        scale = None if model.config.layer_scale is None else 1.0
+        config = dataclasses.replace(model.config, drop_path_rate=0.0, layer_scale=scale)
+        return np.asarray(compiled(config)(variables, images))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def files():
+    return FILES
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs the command line, which must fail with one sentence, and returns it."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as exit_:
+            run_cli(lambda: main([str(argument) for argument in arguments]))
+        captured = capsys.readouterr()
+        assert exit_.value.code == 1, captured.err
+        assert captured.err.startswith("error: ") and captured.err.count("\n") == 1, captured.err
+        assert captured.out == ""
+        return captured.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def official(tmp_path_factory, files):
+    """The tensors of micro under their official names."""
+    folder = tmp_path_factory.mktemp("official")
+    convert(files / "micro.nvlabs.pth.tar", folder / "m")
+    export(folder / "m", folder / "m.safetensors", "official")
+    return safetensors.numpy.load_file(folder / "m.safetensors")
+
+
+@pytest.fixture
+def rejects(refused, tmp_path):
+    """The one sentence with which a file is refused; DEST must not appear."""
+
+    def run(source, *arguments):
+        before = sorted(tmp_path.iterdir())
+        message = refused(source, tmp_path / "dest", *arguments)
+        assert sorted(tmp_path.iterdir()) == before
+        return message
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def h5_datasets():
+    """Every dataset of an open HDF5 file, path -> (dtype, shape, bytes)."""
+
+    def read(file):
+        found = {}
+        with h5py.File(file) as group:
+            group.visititems(lambda name, item: found.update({name: item[()]}) if hasattr(item, "dtype") else None)
+        return {name: (values.dtype.str, values.shape, values.tobytes()) for name, values in found.items()}
+
+    return read

@@ -1,0 +1,152 @@
+import hashlib
+import http.server
+import re
+import threading
+
+import pytest
+
+from gcvit_flax.errors import UserError
+from gcvit_flax.weights import download as module
+from gcvit_flax.weights.convert import convert
+from gcvit_flax.weights.download import download, fetch, is_published, sha256
+from gcvit_flax.weights.published import PUBLISHED, Published
+from gcvit_flax.weights.store import read_card
+
+CONTENT = bytes(range(256)) * 20_000  # 5 MB, several chunks
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves server.content under an ETag, with ranges; can be told to stop early or to misbehave."""
+
+    def do_GET(self):
+        server = self.server
+        server.requests.append(dict(self.headers))
+        if self.path == "/missing":
+            self.send_error(404)
+            return
+        content, tag = server.content, f'"{hashlib.md5(server.content).hexdigest()}"'
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(asked.group(1)) if asked and server.ranges and self.headers.get("If-Range") in (tag, None) else 0
+        if start >= len(content):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("ETag", tag)
+        self.send_header("Content-Length", str(len(content) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start + server.shift}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        self.wfile.write(content[start : start + server.stop_after])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.content, server.requests, server.ranges, server.shift = CONTENT, [], True, 0
+        server.stop_after = len(CONTENT)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.url = f"http://127.0.0.1:{server.server_port}/weights.bin"
+        yield server
+        server.shutdown()
+
+
+def test_a_file_is_fetched_once(server, tmp_path):
+    published = Published(server.url, size=len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest()[:8])
+    path = download(published, tmp_path)
+    assert path.read_bytes() == CONTENT and path.name == "weights.bin"
+    assert [entry.name for entry in path.parent.iterdir()] == ["weights.bin"]
+    assert download(published, tmp_path) == path
+    assert len(server.requests) == 1
+
+
+def test_an_interrupted_download_is_resumed(server, tmp_path):
+    server.stop_after = 3_000_000
+    with pytest.raises(UserError, match="run again to resume"):
+        download(Published(server.url), tmp_path)
+    assert not list(tmp_path.rglob("weights.bin"))
+    server.stop_after = len(CONTENT)
+    assert download(Published(server.url), tmp_path).read_bytes() == CONTENT
+    assert server.requests[1]["Range"] == "bytes=3000000-"
+
+
+@pytest.mark.parametrize("change", ["content", "no ranges"])
+def test_what_cannot_be_resumed_is_fetched_afresh(server, tmp_path, change):
+    server.stop_after = 3_000_000
+    with pytest.raises(UserError):
+        download(Published(server.url), tmp_path)
+    server.stop_after = len(CONTENT)
+    if change == "content":
+        server.content = CONTENT[::-1]
+    else:
+        server.ranges = False
+    assert download(Published(server.url), tmp_path).read_bytes() == server.content
+
+
+def test_a_complete_partial_file_is_fetched_afresh(server, tmp_path, monkeypatch):
+    def crash(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_verify", crash)
+        download(Published(server.url), tmp_path)
+    assert download(Published(server.url), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_server_that_sends_another_part_is_not_believed(server, tmp_path):
+    server.stop_after = 3_000_000
+    with pytest.raises(UserError):
+        download(Published(server.url), tmp_path)
+    server.stop_after, server.shift = len(CONTENT), 7
+    with pytest.raises(UserError, match="another part"):
+        download(Published(server.url), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("known", "problem"),
+    [({"size": 17}, "has 5,120,000 bytes, expected 17"), ({"sha256": "0badc0de"}, "expected 0badc0de")],
+)
+def test_another_file_than_the_published_one_is_refused(server, tmp_path, known, problem):
+    with pytest.raises(UserError, match=problem):
+        download(Published(server.url, **known), tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_no_connection_and_no_file(server, tmp_path):
+    with pytest.raises(UserError, match="answered 404"):
+        download(Published(server.url.replace("weights.bin", "missing")), tmp_path)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match=r"stopped \(.*run again"):
+        download(Published(server.url), tmp_path)
+
+
+def test_a_url_converts(server, tmp_path, files, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    server.content = (files / "micro.keras302.keras").read_bytes()
+    report = convert(server.url, tmp_path / "m")
+    assert server.url in str(report)
+    assert read_card(tmp_path / "m")["provenance"]["source"] == server.url
+    assert len(list((tmp_path / "cache" / "gcvit_flax").rglob("weights.bin"))) == 1
+
+
+def test_a_published_name_converts(server, tmp_path, files, monkeypatch):
+    """With its licence, and without the notice that other files of the example's layout get."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = files / "micro.keras302.keras"
+    server.content = source.read_bytes()
+    monkeypatch.setitem(PUBLISHED, "gcvit_test", Published(server.url, len(server.content), sha256(source)))
+    report = convert("gcvit_test", tmp_path / "m")
+    assert report.licence == "CC-BY-NC-SA-4.0" and report.notice is None
+    assert read_card(tmp_path / "m")["weights_licence"] == "CC-BY-NC-SA-4.0"
+    assert is_published("x", source), "told by its size"
+
+
+def test_the_table(tmp_path):
+    assert PUBLISHED["gcvit_xxtiny"].url.endswith("/v1.1.6/gcvitxxtiny.keras")
+    assert all(entry.url.startswith("https://") for entry in PUBLISHED.values())
+    assert len({entry.url for entry in PUBLISHED.values()}) == len(PUBLISHED)
+    with pytest.raises(UserError, match="one of the names gcvit_xxtiny"):
+        fetch("gcvit_gigantic")

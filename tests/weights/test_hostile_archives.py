@@ -1,0 +1,54 @@
+"""Damaged and forged zip archives and safetensors: one sentence, exit status 1, nothing written."""
+
+import shutil
+import zipfile
+
+import pytest
+import safetensors.numpy
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("micro.keras302.keras", "truncated or damaged zip"),
+        ("micro.nvlabs.pth.tar", "truncated or damaged zip"),
+        ("micro.gcvit_tf.weights.h5", "truncated or damaged HDF5"),
+        ("micro.gcvit_tf_keras2.h5", "truncated or damaged HDF5"),
+    ],
+)
+@pytest.mark.parametrize("keep", [0.001, 0.5, 0.999])
+def test_truncated(tmp_path, files, rejects, name, problem, keep):
+    content = (files / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(len(content) * keep)])
+    assert problem in rejects(tmp_path / name)
+
+
+@pytest.mark.parametrize("keep", [0.001, 0.5, 0.999])
+def test_truncated_safetensors(tmp_path, official, rejects, keep):
+    content = safetensors.numpy.save(official)
+    (tmp_path / "t.safetensors").write_bytes(content[: int(len(content) * keep)])
+    assert "truncated or damaged safetensors" in rejects(tmp_path / "t.safetensors")
+
+
+@pytest.mark.parametrize("name", ["micro.keras302.keras", "micro.nvlabs.pth.tar"])
+def test_changed_bytes_inside_an_archive(tmp_path, files, rejects, name):
+    content = bytearray((files / name).read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (tmp_path / name).write_bytes(content)
+    assert "CRC" in rejects(tmp_path / name)
+
+
+@pytest.mark.parametrize("member", ["/tmp/evil", "../../evil", "a/../../evil", "C:/evil", "..\\evil"])
+@pytest.mark.parametrize("name", ["micro.keras302.keras", "micro.nvlabs.pth.tar"])
+def test_a_zip_that_points_outside(tmp_path, files, rejects, name, member):
+    shutil.copy(files / name, tmp_path / name)
+    with zipfile.ZipFile(tmp_path / name, "a") as archive:
+        archive.writestr(member, "evil")
+    assert "points outside" in rejects(tmp_path / name)
+
+
+def test_a_zip_that_unpacks_to_far_more(tmp_path, files, rejects):
+    shutil.copy(files / "micro.keras302.keras", tmp_path / "bomb.keras")
+    with zipfile.ZipFile(tmp_path / "bomb.keras", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(10_000_000))
+    assert "four times its size" in rejects(tmp_path / "bomb.keras")
