@@ -13,7 +13,7 @@ train: $(INSTALLED)
 	$(RUN) train.py
 
 test: $(INSTALLED)
-	$(RUN) -m pytest -q --ignore=tests/peers
+	$(RUN) -m pytest -q -n 2 --dist loadscope --ignore=tests/peers
 
 # Parity with programs that nobody here wrote, each in an environment of its own.
 test-peers: $(INSTALLED) $(PEERS)/.installed

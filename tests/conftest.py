@@ -1,5 +1,6 @@
 """Every test runs on two simulated CPU devices, so that what is spread over devices is tested on any laptop."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,14 @@ jax.config.update("jax_num_cpu_devices", 2)
 from gcvit_flax.config import GCViTConfig  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
+TRAIN = ROOT / "train.py"
+
+# The smallest network that has every kind of layer and of randomness; one for all, since compiling it takes longest.
+SMALL = [
+    *("--embed-dim", "8", "--depths", "2", "1", "1", "1", "--num-heads", "1", "2", "2", "4"),
+    *("--window-size", "4", "4", "2", "1", "--image-size", "32", "--batch-size", "4"),
+    *("--dropout-rate", "0.1", "--drop-path-rate", "0.1"),
+]
 
 # About 20 thousand parameters; every kind of layer, poolings in the query generators included.
 TINY = GCViTConfig(
@@ -31,10 +40,23 @@ TINY = GCViTConfig(
 )
 
 
+def read_metrics(workdir) -> list[dict]:
+    """The lines of metrics.jsonl, but for what differs from run to run."""
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in records]
+
+
 @pytest.fixture(scope="session")
-def compiled_programs(tmp_path_factory) -> Path:
-    """A compilation cache that all command-line tests share."""
-    return tmp_path_factory.mktemp("compiled")
+def compiled_programs(tmp_path_factory, worker_id) -> Path:
+    """A compilation cache that all command-line tests share, whichever of pytest's processes they run in."""
+    base = tmp_path_factory.getbasetemp()
+    return (base if worker_id == "master" else base.parent) / "compiled"
+
+
+@pytest.fixture(scope="session")
+def finetune(photos) -> list:
+    """The command line that trains the smallest network on the photos for an epoch of six steps."""
+    return [TRAIN, "finetune", "--data", f"folder:{photos}", *SMALL, "--log-every", "1", "--epochs", "1"]
 
 
 @pytest.fixture

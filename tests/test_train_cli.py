@@ -1,34 +1,16 @@
 """train.py, evaluate and predict through their real command lines, on a handful of generated JPEGs."""
 
+import functools
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import TRAIN, read_metrics
 
-from gcvit_flax.weights.store import load_model
-
-TRAIN = ROOT / "train.py"
-# The smallest network that has every kind of layer.
-SMALL = [
-    *("--embed-dim", "8", "--depths", "2", "1", "1", "1", "--num-heads", "1", "2", "2", "4"),
-    *("--window-size", "4", "4", "2", "1", "--image-size", "32", "--batch-size", "4"),
-]
-
-
-def read_metrics(workdir) -> list[dict]:
-    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in records]
-
-
-@pytest.fixture(scope="module")
-def finetune(photos):
-    return [TRAIN, "finetune", "--data", f"folder:{photos}", *SMALL, "--log-every", "1", "--epochs", "1"]
+from gcvit_flax import devices
+from gcvit_flax.errors import run_cli
+from gcvit_flax.training import cli
 
 
 def test_from_photos_to_predictions(run_command, finetune, photos, tmp_path):
@@ -74,63 +56,6 @@ def test_from_photos_to_predictions(run_command, finetune, photos, tmp_path):
     assert "learning_rate was 0.003 and is now 0.001" in process.stderr
 
 
-def test_four_steps_are_two_steps_and_two_more(run_command, finetune, tmp_path):
-    noisy = ["--dropout-rate", "0.1", "--drop-path-rate", "0.2"]
-    run_command(*finetune, *noisy, "--workdir", "whole", "--max-steps", "4")
-    run_command(*finetune, *noisy, "--workdir", "parts", "--max-steps", "2")
-    process = run_command(*finetune, *noisy, "--workdir", "parts", "--max-steps", "4")
-    assert "steps 3 to 4 of 6" in process.stdout
-
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    training = [[r for r in read_metrics(folder) if "train_loss" in r] for folder in (whole, parts)]
-    assert training[0] == training[1]
-    last = [[r for r in read_metrics(folder) if "val_loss" in r][-1] for folder in (whole, parts)]
-    assert last[0] == last[1]
-
-
-def test_sigterm_saves_and_the_run_goes_on(run_command, finetune, compiled_programs, tmp_path):
-    command = [sys.executable, *map(str, finetune), "--epochs", "400"]
-    environment = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(compiled_programs), "PATH": ""}
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment)
-    metrics = tmp_path / "runs" / "finetune" / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while not (metrics.exists() and '"step": 3' in metrics.read_text()):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
-    busy = run_command(*finetune, "--epochs", "400", status=1)
-    assert "in use by another run" in busy.stderr
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    step = int(output.split("saved at step ")[1].split()[0])
-    again = run_command(*finetune, "--epochs", "400", "--max-steps", step + 2)
-    assert f"steps {step + 1} to {step + 2} of" in again.stdout
-    steps = [record["step"] for record in read_metrics(metrics.parent) if "train_loss" in record]
-    assert steps == list(range(1, step + 3))
-
-
-def test_starting_from_a_model_with_other_classes(run_command, finetune, photos, tmp_path):
-    run_command(*finetune, "--max-steps", "1", "--workdir", "first")
-    two = tmp_path / "two"
-    for part in ("train", "val"):
-        for name in ("blue_things", "red_things"):
-            shutil.copytree(photos / part / name, two / part / name)
-    arguments = ["finetune", "--data", f"folder:{two}", "--batch-size", "4", "--max-steps", "1", "--epochs", "1"]
-    process = run_command(TRAIN, *arguments, "--init-from", "first/model", "--learning-rate", "1e-9")
-    assert "head" in process.stdout + process.stderr
-    (_, before), (model, after) = load_model(tmp_path / "first" / "model"), load_model(tmp_path / "runs/finetune/model")
-    assert model.config.num_classes == 2
-    for variables in (before, after):
-        variables["params"].pop("head")
-    np.testing.assert_allclose(
-        after["params"]["levels_2"]["blocks_0"]["attn"]["qkv"]["kernel"],
-        before["params"]["levels_2"]["blocks_0"]["attn"]["qkv"]["kernel"],
-        atol=1e-6,
-    )
-    process = run_command(TRAIN, *arguments, "--init-from", "first/model", "--embed-dim", "16", status=1)
-    assert "--embed-dim cannot change the network of --init-from" in process.stderr
-
-
 def bad_inputs(photos, tmp_path) -> dict[tuple, tuple[int, str]]:
     empty_class, one_class, broken = tmp_path / "empty_class", tmp_path / "one_class", tmp_path / "broken"
     for name in ("cat", "dog"):
@@ -145,7 +70,7 @@ def bad_inputs(photos, tmp_path) -> dict[tuple, tuple[int, str]]:
         ("--data", f"folder:{one_class}"): (1, "single class"),
         ("--data", f"folder:{broken}"): (1, "not an image that Pillow can read"),
         ("--variant", "gcvit_huge"): (1, "unknown variant 'gcvit_huge'"),
-        ("--image-size", "50"): (1, "does not fit"),
+        ("--image-size", "50"): (1, "does not divide into the official windows"),
         ("--batch-size", "9", "--devices", "2"): (1, "a batch of 9 does not divide over 2 devices"),
         ("--num-classes", "2"): (1, "fewer than the data's 3 classes"),
         ("--learning-rate", "-1"): (1, "--learning-rate must be positive"),
@@ -156,19 +81,27 @@ def bad_inputs(photos, tmp_path) -> dict[tuple, tuple[int, str]]:
     }
 
 
-def test_bad_input_is_one_sentence(run_command, finetune, photos, tmp_path):
+def test_bad_input_is_one_sentence(finetune, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(devices, "keep_compiled_programs", lambda: None)  # It would last beyond this test.
     for arguments, (status, expected) in bad_inputs(photos, tmp_path).items():
-        command = [*finetune, *arguments]
+        command = [*map(str, finetune[1:]), *arguments]
         if "--image-size" in arguments:  # Without a window size of its own.
-            command = [TRAIN, "finetune", "--data", f"folder:{photos}", *arguments]
-            expected = "does not divide into the official windows"
-        process = run_command(*command, status=status)
-        assert expected in process.stderr, (arguments, process.stderr)
-        assert "Traceback" not in process.stderr, arguments
+            command = ["finetune", "--data", f"folder:{photos}", *arguments]
+        with pytest.raises(SystemExit) as stop:
+            run_cli(functools.partial(cli.main, command))
+        errors = capsys.readouterr().err
+        assert stop.value.code == status, arguments
+        assert expected in errors, (arguments, errors)
         if status == 1:
-            assert process.stderr.strip().splitlines()[-1].startswith("error: ")
+            assert errors.strip().splitlines()[-1].startswith("error: ")
         assert not (tmp_path / "runs" / "finetune" / "model").exists(), arguments
+
+
+def test_usage(run_command):
     process = run_command(TRAIN, "digit", status=2)
     assert "unknown preset 'digit': expected one of digits, finetune" in process.stderr
+    process = run_command(TRAIN, "finetune", "--data", "folder:nowhere", status=1)
+    assert process.stderr.startswith("error: nowhere is not a folder") and process.stderr.count("\n") == 1
     process = run_command(TRAIN, "--help")
     assert "digits (default)" in process.stdout and "--learning-rate" in process.stdout

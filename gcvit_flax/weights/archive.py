@@ -1,14 +1,16 @@
 """Zip archives from anywhere: the container of .keras files and of PyTorch's."""
 
 import contextlib
+import lzma
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from gcvit_flax.errors import UserError
 
 # What a damaged archive, or an encrypted or unknown kind of member, makes zipfile raise.
-BAD_ZIP = (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, NotImplementedError)
+BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError, NotImplementedError)
 
 
 @contextlib.contextmanager

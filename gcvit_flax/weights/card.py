@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,6 +64,13 @@ def make_card(
         "provenance": None if provenance is None else dict(provenance),
         "class_names": None if class_names is None else list(class_names),
     }
+
+
+def card_text(card: Mapping[str, Any]) -> str:
+    """`card` as JSON for people to read, with each list of numbers on one line."""
+    # A string holds no line break, so that what follows one is never inside a string.
+    numbers = re.compile(r"\[\n[-+\d\s.,eE]+\]")
+    return numbers.sub(lambda hit: " ".join(hit.group().split()), json.dumps(card, indent=2)) + "\n"
 
 
 def is_model_folder(folder: epath.Path) -> bool:

@@ -144,6 +144,7 @@ def _as_official(tensors: dict[str, Tensor], shown: Path) -> dict[str, Tensor]:
     renamed = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer_weights/"):
+            renamed[name.replace("optimizer_weights", "optimizer", 1)] = tensor
             continue
         parts = re.sub(r"_(?=\d+(/|$))", "/", name.removesuffix(":0")).split("/")
         # The layer's group, the model's name and the weight's own path each may begin with a root: take the last.

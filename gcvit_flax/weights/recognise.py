@@ -88,7 +88,7 @@ def open_source(path: Path, *, ema: bool = False) -> Iterator[Source]:
         skipped = tuple(sorted(name for name in tensors if _is_known_buffer(name)))
         weights = {name: tensor for name, tensor in tensors.items() if name not in skipped}
         family = _family(path, weights, keras2)
-        network = _network(config) or config
+        network = _network(config)
         settings = network.get("config")
         settings = settings if isinstance(settings, dict) else {}
         yield Source(container, family, weights, skipped, settings, _build_size(network))
@@ -144,14 +144,19 @@ def _family(path: Path, tensors: Mapping[str, Tensor], keras2: bool) -> str:
     )
 
 
-def _network(node: Any) -> dict[str, Any] | None:
-    """The network's own part of a .keras file's config.json, at the top or inside the model that wraps it."""
-    if isinstance(node, dict):
-        config = node.get("config")
-        if isinstance(config, dict) and {"window_size", "depths"} <= config.keys():
-            return node
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    return next((found for child in children if (found := _network(child))), None)
+def _network(config: dict[str, Any]) -> dict[str, Any]:
+    """The network's own part of a .keras file's config.json: inside the model that wraps it, or all of it."""
+    nodes = [config]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            arguments = node.get("config")
+            if isinstance(arguments, dict) and {"window_size", "depths"} <= arguments.keys():
+                return node
+            nodes.extend(node.values())
+        elif isinstance(node, list):
+            nodes.extend(node)
+    return config
 
 
 def _build_size(network: Mapping[str, Any]) -> Size | None:

@@ -1,7 +1,6 @@
 """Model folders: config.json beside an Orbax checkpoint of the parameters; opens with no other information."""
 
 import dataclasses
-import json
 import logging
 import os
 import uuid
@@ -19,7 +18,7 @@ from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.variants import resolve_config
 from gcvit_flax.weights.adapt import adapt
-from gcvit_flax.weights.card import CARD_NAME, is_model_folder, make_card, read_card, read_settings
+from gcvit_flax.weights.card import CARD_NAME, card_text, is_model_folder, make_card, read_card, read_settings
 from gcvit_flax.weights.tree import check_same_names_and_shapes, flatten, parameter_shapes, unflatten
 
 logger = logging.getLogger("gcvit_flax")
@@ -76,7 +75,7 @@ def save_model(
 
 def _write(folder: epath.Path, card: Mapping[str, Any], flat: Mapping[str, np.ndarray]) -> None:
     """Adds a checkpoint to `folder`, then points config.json at it: replacing that one file is the commit."""
-    text = json.dumps(card, indent=2) + "\n"
+    text = card_text(card)
     folder.mkdir(parents=True, exist_ok=True)
     with _checkpointer() as checkpointer:
         checkpointer.save(folder / card["checkpoint"], args=ocp.args.PyTreeSave(unflatten(flat)))

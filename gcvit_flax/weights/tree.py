@@ -14,7 +14,7 @@ from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
 
-# Fields that no parameter's shape depends on; tracing a large network for each of their values would take seconds.
+# Fields that no parameter's shape depends on.
 _SHAPELESS = {
     "dropout_rate": 0.0,
     "attention_dropout_rate": 0.0,
@@ -36,9 +36,18 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return unflatten_dict(dict(flat), sep="/")
 
 
-def parameter_shapes(config: GCViTConfig) -> Mapping[str, jax.ShapeDtypeStruct]:
+def parameter_shapes(config: GCViTConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Name -> shape and dtype of each parameter of `config`'s network, without computing any."""
-    return _shapes(dataclasses.replace(config, **_SHAPELESS))
+    # Blocks alternate between two kinds, so two of each level stand for all: tracing every one would take seconds.
+    shapes = _shapes(dataclasses.replace(config, depths=[min(depth, 2) for depth in config.depths], **_SHAPELESS))
+    repeated = {}
+    for level, depth in enumerate(config.depths):
+        for block in range(2, depth):
+            like, prefix = f"levels_{level}/blocks_{block % 2}/", f"levels_{level}/blocks_{block}/"
+            repeated |= {
+                prefix + name.removeprefix(like): leaf for name, leaf in shapes.items() if name.startswith(like)
+            }
+    return {**shapes, **repeated}
 
 
 @functools.lru_cache(maxsize=64)

@@ -38,6 +38,19 @@ def test_changed_bytes_inside_an_archive(tmp_path, files, rejects, name):
     assert "CRC" in rejects(tmp_path / name)
 
 
+def test_changed_bytes_in_a_compressed_archive(tmp_path, files, rejects):
+    with zipfile.ZipFile(files / "micro.keras302.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(tmp_path / "x.keras", "w", method) as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        content = bytearray((tmp_path / "x.keras").read_bytes())
+        content[len(content) // 2 : len(content) // 2 + 100] = bytes(100)
+        (tmp_path / "x.keras").write_bytes(content)
+        rejects(tmp_path / "x.keras")
+
+
 @pytest.mark.parametrize("member", ["/tmp/evil", "../../evil", "a/../../evil", "C:/evil", "..\\evil"])
 @pytest.mark.parametrize("name", ["micro.keras302.keras", "micro.nvlabs.pth.tar"])
 def test_a_zip_that_points_outside(tmp_path, files, rejects, name, member):

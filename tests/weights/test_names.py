@@ -1,10 +1,15 @@
+import dataclasses
+
+import jax
+import numpy as np
 import pytest
 
+from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.variants import VARIANTS
 from gcvit_flax.weights.matching import match, names_in
 from gcvit_flax.weights.names import TABLE
 from gcvit_flax.weights.tensors import shape_as_ours
-from gcvit_flax.weights.tree import parameter_shapes
+from gcvit_flax.weights.tree import flatten, parameter_shapes
 
 LARGEST = VARIANTS["gcvit_large"]  # Layer scale, and more than nine blocks at a level.
 
@@ -34,3 +39,11 @@ def test_timms_names_and_shapes(files):
 def test_every_row_of_the_table_is_used():
     rows = {row for _, row in names_in("official", parameter_shapes(LARGEST)).values()}
     assert rows == set(TABLE)
+
+
+def test_shapes_are_those_of_the_network():
+    """Traced whole, without the shortcut."""
+    config = dataclasses.replace(LARGEST, depths=(3, 4, 5, 2))
+    images = jax.ShapeDtypeStruct((1, *config.image_size, 3), np.float32)
+    expected = flatten(jax.eval_shape(GCViT(config).init, jax.random.key(0), images)["params"])
+    assert parameter_shapes(config) == expected

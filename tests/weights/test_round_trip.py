@@ -42,7 +42,7 @@ def configurations(draw):
     )
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(config=configurations(), seed=st.integers(0, 100))
 def test_any_configuration_survives_every_format(tmp_path_factory, make_variables, assert_same_tree, config, seed):
     folder = tmp_path_factory.mktemp("any")

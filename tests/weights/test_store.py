@@ -41,6 +41,7 @@ def test_the_card_says_what_is_in_the_folder(saved, micro):
     assert (card["reference"], card["variant"]) == ("official", None)
     assert card["parameter_count"] == sum(leaf.size for leaf in jax.tree.leaves(micro[1]))
     assert sorted(entry.name for entry in saved.iterdir()) == ["config.json", card["checkpoint"]]
+    assert '"depths": [ 1, 2, 1, 1 ],' in (saved / "config.json").read_text()
 
 
 def test_everything_of_the_configuration_survives(tmp_path, micro):
