@@ -158,3 +158,5 @@ def test_augmentation_depends_on_the_place_alone():
     whole = augment(key, images, jnp.arange(4), *arguments)
     np.testing.assert_allclose(augment(key, images[2:], jnp.array([2, 3]), *arguments), whole[2:], atol=1e-5)
     assert not np.allclose(augment(jax.random.key(1), images, jnp.arange(4), *arguments), whole, atol=0.01)
+    twins = augment(key, images[jnp.array([0, 0])], jnp.arange(2), *arguments)
+    assert not np.allclose(twins[0], twins[1], atol=0.01)
