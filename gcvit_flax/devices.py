@@ -20,19 +20,15 @@ def choose_devices(batch_size: int, count: int | None = None) -> list[jax.Device
     """
     if count is not None and count < 1:
         raise UserError(f"--devices must be at least 1, got {count}")
-    if count is not None and batch_size % count:
-        raise UserError(
-            f"a batch of {batch_size} does not divide over {count} devices: change --batch-size or --devices"
-        )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    on_cpu = count or max(n for n in range(1, cores + 1) if batch_size % n == 0)
+    on_cpu = count or _largest_divisor(batch_size, cores)
     with contextlib.suppress(RuntimeError):  # JAX is running already, in a notebook or a test: take what it has.
         jax.config.update("jax_num_cpu_devices", on_cpu)  # Without effect on accelerators.
     devices = jax.local_devices()
     if count is not None and count > len(devices):
         raise UserError(f"--devices {count} asked for, but there are {len(devices)}: {devices[0].platform}")
-    if jax.default_backend() == "cpu":
-        count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0) if count is None else count
+    if count is None and jax.default_backend() == "cpu":
+        count = _largest_divisor(batch_size, len(devices))
     devices = devices[:count]
     if batch_size % (len(devices) * jax.process_count()):
         raise UserError(
@@ -40,6 +36,10 @@ def choose_devices(batch_size: int, count: int | None = None) -> list[jax.Device
             "change --batch-size or --devices"
         )
     return devices
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return max(n for n in range(1, limit + 1) if number % n == 0)
 
 
 def keep_compiled_programs() -> None:

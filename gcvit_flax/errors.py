@@ -15,10 +15,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
     """
     try:
         status = main() or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 1
-    except OSError as error:  # A full disk, a missing permission: the system's own words name the file.
+    except (UserError, OSError) as error:  # A full disk, a missing permission: the system's own words name the file.
         print(f"error: {error}", file=sys.stderr)
         status = 1
     except KeyboardInterrupt:

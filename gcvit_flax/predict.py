@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gcvit_flax.errors import UserError, run_cli
+from gcvit_flax.images import preprocess
 
 _BATCH_SIZE = 16
 
@@ -49,14 +50,14 @@ def predict(
     import jax
 
     from gcvit_flax.devices import keep_compiled_programs
-    from gcvit_flax.weights.card import read_card
+    from gcvit_flax.weights.card import class_names, read_card
     from gcvit_flax.weights.store import load_model
 
     keep_compiled_programs()
     model, variables = load_model(model_dir)
     if not model.config.num_classes:
         raise UserError(f"{model_dir} has no classifier head (num_classes is 0): predict needs a model with classes")
-    names = read_card(model_dir)["class_names"] or [f"class {i}" for i in range(model.config.num_classes)]
+    names = class_names(read_card(model_dir))
     classify = jax.jit(lambda images: jax.nn.softmax(model.apply(variables, images)))
     batch_size = min(_BATCH_SIZE, len(paths))
     for start in range(0, len(paths), batch_size):
@@ -69,8 +70,6 @@ def predict(
 
 
 def _read(path: str, model) -> np.ndarray | UserError:
-    from gcvit_flax.images import preprocess
-
     try:
         return preprocess(path, model)[0]
     except UserError as error:

@@ -122,9 +122,12 @@ class ReduceSize(nn.Module):
         return LayerNorm(dtype=self.dtype, name="norm2")(x)
 
 
+# A convolution's bias is drawn as its kernel is, +-1/sqrt(fan in); the stem's is the only one.
+STEM_BIAS_BOUND = (3 * 3 * 3) ** -0.5
+
+
 def _stem_bias_init(key, shape, dtype=jnp.float32):
-    fan_in = 3 * 3 * 3
-    return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
+    return jax.random.uniform(key, shape, dtype, -STEM_BIAS_BOUND, STEM_BIAS_BOUND)
 
 
 class PatchEmbed(nn.Module):

@@ -5,8 +5,11 @@ import math
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from gcvit_flax.model.convs import STEM_BIAS_BOUND
 from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.model.numerics import NORMAL_STD
 
 _CONV_LAYERS = ("depthwise", "pointwise", "reduction")
 
@@ -17,28 +20,27 @@ def init_params(model: GCViT, key: jax.Array) -> dict:
     All random values are drawn at once and cut up: XLA compiles that in about a second, against twenty and more for
     one random generator a parameter.
     """
-    images = jax.ShapeDtypeStruct((1, *model.config.image_size, 3), jnp.float32)
-    shapes = flax.traverse_util.flatten_dict(jax.eval_shape(model.init, key, images)["params"])
-    draw = jax.jit(lambda key: _draw(key, {path: leaf.shape for path, leaf in shapes.items()}, model.config))
+    shapes = {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(abstract_params(model)).items()}
+    draw = jax.jit(lambda key: _draw(key, shapes, model.config))
     return flax.traverse_util.unflatten_dict(draw(key))
 
 
+def abstract_params(model: GCViT) -> dict:
+    """The parameter tree of `model` as shapes and dtypes, without computing any."""
+    images = jax.ShapeDtypeStruct((1, *model.config.image_size, 3), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+
+
 def _draw(key: jax.Array, shapes: dict, config) -> dict:
-    size = sum(math.prod(shape) for shape in shapes.values())
-    uniform_key, normal_key = jax.random.split(key)
-    noise = {
-        "uniform": jax.random.uniform(uniform_key, (size,), minval=-1.0),
-        "normal": jax.random.normal(normal_key, (size,)),
-    }
-    params, start = {}, 0
-    for path, shape in shapes.items():
-        kind, value = _distribution(path, shape, config)
-        if kind == "constant":
-            params[path] = jnp.full(shape, value, jnp.float32)
-            continue
-        end = start + math.prod(shape)
-        params[path] = value * noise[kind][start:end].reshape(shape)
-        start = end
+    laws = {path: _distribution(path, shape, config) for path, shape in shapes.items()}
+    params = {path: jnp.full(shapes[path], value, jnp.float32) for path, (_, value) in laws.items()}
+    draws = {"uniform": lambda key, size: jax.random.uniform(key, (size,), minval=-1.0)}
+    draws["normal"] = lambda key, size: jax.random.normal(key, (size,))
+    for (kind, draw), kind_key in zip(draws.items(), jax.random.split(key), strict=True):
+        paths = [path for path, (law, _) in laws.items() if law == kind]
+        ends = np.cumsum([math.prod(shapes[path]) for path in paths])
+        for path, noise in zip(paths, jnp.split(draw(kind_key, int(ends[-1])), ends[:-1]), strict=True):
+            params[path] *= noise.reshape(shapes[path])
     return params
 
 
@@ -53,7 +55,7 @@ def _distribution(path: tuple[str, ...], shape: tuple[int, ...], config) -> tupl
     if name == "bias" and not stem:
         return "constant", 0.0
     if stem:
-        return "uniform", (3 * 3 * 3) ** -0.5
+        return "uniform", STEM_BIAS_BOUND
     if name == "kernel" and layer in _CONV_LAYERS:
         return "uniform", math.prod(shape[:-1]) ** -0.5
-    return "normal", 0.02
+    return "normal", NORMAL_STD

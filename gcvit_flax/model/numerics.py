@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-normal_init = nn.initializers.normal(0.02)
+NORMAL_STD = 0.02
+normal_init = nn.initializers.normal(NORMAL_STD)
 conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 Dense = functools.partial(nn.Dense, kernel_init=normal_init, bias_init=nn.initializers.zeros)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gcvit_flax.files import replace_text
+
 METRICS_NAME = "metrics.jsonl"
 
 
@@ -30,9 +32,7 @@ class MetricsLog:
         self._workdir = workdir
         self.records = [record for record in read_metrics(workdir) if record["step"] <= start_step]
         text = "".join(json.dumps(record) + "\n" for record in self.records)
-        draft = workdir / f"{METRICS_NAME}.partial"
-        draft.write_text(text)
-        draft.replace(workdir / METRICS_NAME)
+        replace_text(workdir / METRICS_NAME, text)
         self._events = SummaryWriter(str(workdir), purge_step=start_step + 1)
 
     def write(self, step: int, epoch: float, **values: float) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gcvit_flax.errors import UserError
+from gcvit_flax.files import replace_text
 
 CONFIG_NAME = "config.json"
 _LOCK_NAME = ".lock"
@@ -63,9 +64,7 @@ def prepare(workdir: Path, settings: dict, free: frozenset[str], resume: bool) -
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         for path in workdir.glob(_EVENTS_PATTERN):
             path.unlink()
-    draft = workdir / f"{CONFIG_NAME}.partial"
-    draft.write_text(text)
-    draft.replace(workdir / CONFIG_NAME)
+    replace_text(workdir / CONFIG_NAME, text)
 
 
 def _read_settings(workdir: Path) -> dict | None:

@@ -6,9 +6,9 @@ import numpy as np
 
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError
+from gcvit_flax.model.numerics import NORMAL_STD
 from gcvit_flax.weights.resample import resample_tables
 
-_HEAD_SCALE = 0.02
 _NOTED = ("image_size", "num_classes", "relative_position_bias", "query_pool_padding", "pad_to_windows")
 
 
@@ -51,6 +51,6 @@ def _replace_head(flat: Mapping[str, np.ndarray], config: GCViTConfig, seed: int
     if not config.num_classes:
         return flat, "the head is dropped"
     shape = (config.dims[-1], config.num_classes)
-    flat["head/kernel"] = np.random.default_rng(seed).normal(0, _HEAD_SCALE, shape).astype(np.float32)
+    flat["head/kernel"] = np.random.default_rng(seed).normal(0, NORMAL_STD, shape).astype(np.float32)
     flat["head/bias"] = np.zeros(shape[1], np.float32)
     return flat, f"the head is new, {config.num_classes} classes, random from seed {seed}"

@@ -119,6 +119,11 @@ def read_card(path: epath.PathLike) -> dict[str, Any]:
     return card
 
 
+def class_names(card: Mapping[str, Any]) -> list[str]:
+    """The classes of `card` by index; "class 0", "class 1" ... where it names none."""
+    return card["class_names"] or [f"class {index}" for index in range(card["config"]["num_classes"])]
+
+
 def read_settings(card: Mapping[str, Any], card_path: epath.PathLike) -> tuple[GCViTConfig, Preprocessing]:
     """The network's configuration and preprocessing in `card`; a UserError names `card_path`."""
     try:

@@ -15,6 +15,7 @@ from etils import epath
 
 from gcvit_flax.config import GCViTConfig, Preprocessing, as_pair
 from gcvit_flax.errors import UserError
+from gcvit_flax.files import replace_text
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.variants import resolve_config
 from gcvit_flax.weights.adapt import adapt
@@ -79,9 +80,7 @@ def _write(folder: epath.Path, card: Mapping[str, Any], flat: Mapping[str, np.nd
     folder.mkdir(parents=True, exist_ok=True)
     with _checkpointer() as checkpointer:
         checkpointer.save(folder / card["checkpoint"], args=ocp.args.PyTreeSave(unflatten(flat)))
-    draft = folder / f"{CARD_NAME}.partial"
-    draft.write_text(text)
-    draft.replace(folder / CARD_NAME)
+    replace_text(folder / CARD_NAME, text)
     for other in folder.glob(f"{_CHECKPOINT_PREFIX}*"):
         if other.name != card["checkpoint"]:
             other.rmtree(missing_ok=True)

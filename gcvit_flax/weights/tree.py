@@ -7,12 +7,12 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.model.init import abstract_params
 
 # Fields that no parameter's shape depends on.
 _SHAPELESS = {
@@ -52,8 +52,7 @@ def parameter_shapes(config: GCViTConfig) -> dict[str, jax.ShapeDtypeStruct]:
 
 @functools.lru_cache(maxsize=64)
 def _shapes(config: GCViTConfig) -> Mapping[str, jax.ShapeDtypeStruct]:
-    images = jax.ShapeDtypeStruct((1, *config.image_size, 3), jnp.float32)
-    return MappingProxyType(flatten(jax.eval_shape(GCViT(config).init, jax.random.key(0), images)["params"]))
+    return MappingProxyType(flatten(abstract_params(GCViT(config))))
 
 
 def check_same_names_and_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], what: str, advice: str) -> None:

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from gcvit_flax.errors import UserError
-from gcvit_flax.weights.store import load_model, read_card
+from gcvit_flax.weights.card import class_names, read_card
+from gcvit_flax.weights.store import load_model
 
 _SHOWN = 10  # Logits printed of each image.
 _TOP = 5
@@ -29,7 +30,7 @@ def verify(folder: str | os.PathLike, inputs: str | os.PathLike) -> str:
 
         images = preprocess([inputs], model)
     logits = np.asarray(jax.jit(model.apply)(variables, images))
-    names = read_card(folder)["class_names"] or [f"class {index}" for index in range(logits.shape[-1])]
+    names = class_names(read_card(folder))
     lines = []
     for image, row in enumerate(logits):
         more = " ..." if len(row) > _SHOWN else ""
