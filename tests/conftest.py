@@ -1,6 +1,5 @@
 """Every test runs on two simulated CPU devices, so that what is spread over devices is tested on any laptop."""
 
-import json
 import os
 import subprocess
 import sys
@@ -17,33 +16,7 @@ from PIL import Image
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 
-from gcvit_flax.config import GCViTConfig  # noqa: E402
-
-ROOT = Path(__file__).parents[1]
-TRAIN = ROOT / "train.py"
-
-# The smallest network that has every kind of layer and of randomness; one for all, since compiling it takes longest.
-SMALL = [
-    *("--embed-dim", "8", "--depths", "2", "1", "1", "1", "--num-heads", "1", "2", "2", "4"),
-    *("--window-size", "4", "4", "2", "1", "--image-size", "32", "--batch-size", "4"),
-    *("--dropout-rate", "0.1", "--drop-path-rate", "0.1"),
-]
-
-# About 20 thousand parameters; every kind of layer, poolings in the query generators included.
-TINY = GCViTConfig(
-    image_size=32,
-    window_size=(4, 4, 2, 1),
-    embed_dim=8,
-    depths=(2, 1, 1, 1),
-    num_heads=(1, 2, 2, 4),
-    num_classes=3,
-)
-
-
-def read_metrics(workdir) -> list[dict]:
-    """The lines of metrics.jsonl, but for what differs from run to run."""
-    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in records]
+from small import SMALL, TRAIN  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from conftest import ROOT
+from small import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

@@ -7,7 +7,7 @@ import sys
 import time
 
 import numpy as np
-from conftest import TRAIN, read_metrics
+from small import TRAIN, read_metrics
 
 from gcvit_flax.weights.store import load_model
 

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import TRAIN, read_metrics
+from small import TRAIN, read_metrics
 
 from gcvit_flax import devices
 from gcvit_flax.errors import run_cli

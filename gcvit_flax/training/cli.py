@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import tyro
 
-from gcvit_flax.training.config import PRESET_HELP, PRESETS, TrainConfig
+from gcvit_flax.training.config import TrainConfig
+from gcvit_flax.training.presets import PRESET_HELP, PRESETS
 
 _DEFAULT_PRESET = "digits"
 _OVERVIEW = """usage: train.py [PRESET] [--option value ...]

@@ -7,7 +7,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY
+from small import TINY
 
 from gcvit_flax.model import gcvit
 from gcvit_flax.model.gcvit import Level, create_model

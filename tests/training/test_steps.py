@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import TINY
+from small import TINY
 
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.model.gcvit import create_model
