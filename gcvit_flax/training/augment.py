@@ -5,28 +5,35 @@ import jax.numpy as jnp
 
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.images import normalize
+from gcvit_flax.training.config import TrainConfig
+from gcvit_flax.training.erasing import erase
+from gcvit_flax.training.rand_augment import rand_augment
 
 # Luma weights of ITU-R BT.601, as Pillow's greyscale conversion.
 _LUMA = (0.299, 0.587, 0.114)
 
 
 def augment(
-    key: jax.Array, images: jax.Array, index: jax.Array, preprocessing: Preprocessing, flip: bool, color_jitter: float
+    key: jax.Array, images: jax.Array, index: jax.Array, preprocessing: Preprocessing, config: TrainConfig
 ) -> jax.Array:
-    """Augments uint8 images (b, H, W, 3) and normalises them to float32.
+    """Augments uint8 images (b, H, W, 3) as `config` says and normalises them to float32.
 
     Each image's draw depends on `key` (one a step) and its place `index` (b,) in the global batch.
     """
+    mean_color = jnp.round(255 * jnp.array(preprocessing.mean)).astype(jnp.uint8)
 
     def one(image, index):
-        flip_key, jitter_key = jax.random.split(jax.random.fold_in(key, index))
-        if flip:
+        flip_key, color_key, erase_key = jax.random.split(jax.random.fold_in(key, index), 3)
+        if config.flip:
             image = random_flip(flip_key, image)
-        if color_jitter:
-            image = jitter_colors(jitter_key, image, color_jitter)
-        return image
+        if config.rand_augment:
+            image = rand_augment(color_key, image, config.rand_augment, mean_color)
+        elif config.color_jitter:
+            image = jitter_colors(color_key, image, config.color_jitter)
+        image = normalize(image, preprocessing)
+        return erase(erase_key, image, config.random_erasing) if config.random_erasing else image
 
-    return normalize(jax.vmap(one)(images, index), preprocessing)
+    return jax.vmap(one)(images, index)
 
 
 def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:

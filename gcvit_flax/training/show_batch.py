@@ -1,0 +1,92 @@
+"""Draws augmented training images: `python -m gcvit_flax.training.show_batch OUT.png [PRESET] [--option value ...]`.
+
+The options are those of train.py. Above each image stands its class, or its two classes' shares where they are mixed.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from gcvit_flax.config import Preprocessing
+from gcvit_flax.errors import UserError, run_cli
+from gcvit_flax.training.augment import augment
+from gcvit_flax.training.cli import parse
+from gcvit_flax.training.config import TrainConfig
+from gcvit_flax.training.data import open_data
+from gcvit_flax.training.mixing import mix
+from gcvit_flax.training.pipeline import training_batches
+from gcvit_flax.training.setup import build_model
+
+_MOST_SHOWN = 32
+_INCHES = 2.0  # A side of an image.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses, augments a batch and draws it."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0].startswith("-"):
+        print(__doc__, file=sys.stderr)
+        return 0 if arguments[:1] in (["--help"], ["-h"]) else 2
+    path, *options = arguments
+    config = parse(options)
+    data = open_data(config.data, config.val_fraction)
+    preprocessing = build_model(config, data.class_names).preprocessing
+    images, targets = _augmented_batch(config, data.train, preprocessing, len(data.class_names))
+    _draw(path, images, [_title(shares, data.class_names) for shares in targets])
+    return 0
+
+
+def _augmented_batch(config: TrainConfig, source, preprocessing: Preprocessing, num_classes: int):
+    """The first of a batch as the network sees them: images (b, H, W, 3) in 0..1 and targets (b, classes)."""
+    batches = training_batches(
+        source,
+        preprocessing,
+        batch_size=min(config.batch_size or _MOST_SHOWN, _MOST_SHOWN),
+        seed=config.seed,
+        start_step=0,
+        crop_area=config.crop_area,
+        squash=config.squash,
+        skip_corrupt=config.skip_corrupt,
+    )
+    batch = next(batches)
+
+    @jax.jit
+    def augment_and_mix(images, index, labels):
+        augment_key, mix_key = jax.random.split(jax.random.key(config.seed))
+        images = augment(augment_key, images, index, preprocessing, config)
+        return mix(mix_key, images, jax.nn.one_hot(labels, num_classes), config.mixup, config.cutmix)
+
+    images, targets = jax.device_get(augment_and_mix(batch["image"], batch["index"], batch["label"]))
+    return (images * np.float32(preprocessing.std) + np.float32(preprocessing.mean)).clip(0, 1), targets
+
+
+def _title(shares: np.ndarray, class_names: Sequence[str]) -> str:
+    """The classes that have a share of at least half a percent, the largest first, one a line."""
+    present = [i for i in np.argsort(-shares, kind="stable")[:2] if shares[i] >= 0.005]
+    if len(present) == 1:
+        return class_names[present[0]]
+    return "\n".join(f"{class_names[i]} {shares[i]:.0%}" for i in present)
+
+
+def _draw(path: str, images: np.ndarray, titles: list[str]) -> None:
+    from matplotlib.figure import Figure  # Slow to import.
+
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    figure = Figure((_INCHES * columns, 1.2 * _INCHES * rows), layout="constrained")
+    for axes in figure.subplots(rows, columns, squeeze=False).flat:
+        axes.axis("off")
+    for axes, image, title in zip(figure.axes, images, titles, strict=False):
+        axes.imshow(image)
+        axes.set_title(title, fontsize=8)
+    try:
+        figure.savefig(path, dpi=100)
+    except ValueError as error:  # An ending that is no picture's; Matplotlib lists those that are.
+        raise UserError(f"{path}: {error}") from error
+
+
+if __name__ == "__main__":
+    run_cli(main)
