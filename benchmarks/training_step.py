@@ -12,11 +12,14 @@ import time
 import jax
 import numpy as np
 
-from gcvit_flax.devices import choose_devices
+from gcvit_flax.devices import choose_devices, simulate_devices
 from gcvit_flax.errors import run_cli
+from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.training.cli import parse
-from gcvit_flax.training.setup import start_model
-from gcvit_flax.training.steps import make_train_step, shard, start_state
+from gcvit_flax.training.config import TrainConfig
+from gcvit_flax.training.plan import settle
+from gcvit_flax.training.setup import build_model, first_params
+from gcvit_flax.training.steps import TrainState, make_train_step, replicate, shard, start_state
 
 ROUNDS = 10
 
@@ -24,9 +27,7 @@ ROUNDS = 10
 def main() -> None:
     """Parses, compiles and times."""
     config = parse(sys.argv[1:])
-    devices = choose_devices(config.batch_size, config.devices)
-    model, params = start_model(config, tuple(str(i) for i in range(config.num_classes or 10)))
-    state = start_state(model, params, config, devices)
+    config, model, devices, state = start(config, tuple(str(i) for i in range(config.num_classes or 10)))
     arguments = (_random_batch(config.batch_size, model, devices), jax.random.key(0), np.float32(config.learning_rate))
 
     began = time.perf_counter()
@@ -50,6 +51,15 @@ def main() -> None:
         f"step {median:.3f} s median, {min(seconds[1:]):.3f} s best of {ROUNDS}; {config.batch_size / median:.1f} "
         f"images/s; peak memory {peak:.2f} GiB"
     )
+
+
+def start(config: TrainConfig, class_names: tuple[str, ...]) -> tuple[TrainConfig, GCViT, list, TrainState]:
+    """What the trainer has before its first step: settled options, model, devices, and the state on all of them."""
+    simulate_devices(config.devices)
+    model = build_model(config, class_names)
+    config = settle(config, model.config)
+    devices = choose_devices(config.batch_size, config.devices)
+    return config, model, devices, replicate(start_state(model, first_params(config, model), config), devices)
 
 
 def _random_batch(batch_size: int, model, devices: list) -> dict[str, np.ndarray]:

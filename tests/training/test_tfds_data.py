@@ -106,7 +106,7 @@ def test_the_folder_is_that_of_the_environment(prepare, tmp_path, run_command):
 def test_labels_outside_the_classes_are_named(prepare):
     prepare("train", "test", unlabelled=("test",))
     source = open_data("tfds:three_colours").validation
-    expected = r"tfds:three_colours test, example \d has the label -1, expected 0 to 2: choose a split that has labels"
+    expected = r"^tfds:three_colours test, example \d has the label -1, expected 0 to 2: choose a split that has labels"
     with pytest.raises(UserError, match=expected):
         next(evaluation_batches(source, SIZE, batch_size=3))
     with pytest.raises(UserError, match=expected):  # A wrong label is no corrupt image.

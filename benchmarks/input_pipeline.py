@@ -1,0 +1,133 @@
+"""Times input, step and loop of the trainer: `python -m benchmarks.input_pipeline [PRESET] [--option value ...]`.
+
+Takes train.py's options. Prints the images a second that the input gives alone, by read threads and with `--workers`
+by processes; those of the training step alone, on a batch that lies on the devices; and what the trainer's loop takes
+longer than that step, on batches that are ready and on those of the input. Step and loops take turns.
+"""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from etils import epath
+
+from benchmarks.training_step import start
+from gcvit_flax.errors import run_cli
+from gcvit_flax.training import steps
+from gcvit_flax.training.cli import parse
+from gcvit_flax.training.config import TrainConfig
+from gcvit_flax.training.data import open_data
+from gcvit_flax.training.pipeline import training_batches
+from gcvit_flax.training.plan import Plan
+from gcvit_flax.training.report import Report
+
+INPUT_SECONDS = 8.0
+WARM_UP_BATCHES = 8  # More than are read ahead, so that what is timed is what is produced meanwhile.
+ROUNDS, STEPS = 5, 10
+
+
+def main() -> None:
+    """Parses, times and prints."""
+    config = parse(sys.argv[1:])
+    data = open_data(config.data, config.val_fraction)
+    config, model, devices, state = start(config, data.class_names)
+
+    def batches(workers: int) -> Iterator[dict]:
+        return training_batches(
+            data.train,
+            model.preprocessing,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=0,
+            crop_area=config.crop_area,
+            squash=config.squash,
+            skip_corrupt=config.skip_corrupt,
+            workers=workers,
+        )
+
+    for workers in sorted({0, config.workers}):
+        rate = _input_rate(batches(workers), config.batch_size)
+        print(f"input alone, {f'{workers} processes' if workers else 'threads'}: {rate:.1f} images/s", flush=True)
+
+    with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stdout(io.StringIO()):
+        report = Report(epath.Path(workdir), model, Plan(config, len(data.train)), devices, 0)
+        with contextlib.closing(report):
+            times = _take_turns(Trainer(config, model, devices, state, report), batches(config.workers))
+    alone, ready, real = (statistics.median(seconds) for seconds in times)
+    print(f"step alone: {config.batch_size / alone:.1f} images/s, {alone * 1e3:.1f} ms on {len(devices)} devices")
+    for what, seconds in (("ready batches", ready), ("the input", real)):
+        print(f"loop on {what}: {config.batch_size / seconds:.1f} images/s, {seconds / alone - 1:+.1%} time a step")
+
+
+def _input_rate(batches: Iterator[dict], batch_size: int) -> float:
+    for _ in range(WARM_UP_BATCHES):
+        next(batches)
+    began = time.perf_counter()
+    for count in itertools.count(1):
+        next(batches)
+        if (elapsed := time.perf_counter() - began) > INPUT_SECONDS:
+            return count * batch_size / elapsed
+
+
+def _take_turns(trainer: "Trainer", batches: Iterator[dict]) -> list[tuple[float, ...]]:
+    """Seconds a step in each round: of the step alone, of the loop on one batch again and again, and on `batches`."""
+    batch = next(batches)
+    turns = [lambda: trainer.step_alone(batch), lambda: trainer.loop(map(dict, itertools.repeat(batch)))]
+    turns.append(lambda: trainer.loop(batches))
+    times = [[turn() for turn in turns] for _ in range(ROUNDS + 1)]
+    return list(zip(*times[1:], strict=True))  # The first round compiles.
+
+
+@dataclasses.dataclass
+class Trainer:
+    """The trainer's step, and its loop without checkpoints and evaluations."""
+
+    config: TrainConfig
+    model: object
+    devices: list
+    state: steps.TrainState
+    report: Report
+
+    def __post_init__(self):
+        self._step = steps.make_train_step(self.model, self.config, self.devices)
+        self._key, self._rate = jax.random.key(self.config.seed), np.float32(self.config.learning_rate)
+        self._done = 0
+
+    def step_alone(self, batch: dict) -> float:
+        """Seconds a step on `batch`, put on the devices beforehand."""
+        batch = {name: x for name, x in batch.items() if name != "skipped"}
+        mesh = jax.sharding.Mesh(np.array(self.devices), (steps.AXIS,))
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(steps.AXIS))
+        batch = jax.block_until_ready(jax.device_put(steps.shard(batch, self.devices), sharding))
+        began = time.perf_counter()
+        for _ in range(STEPS):
+            self.state, metrics = self._step(self.state, batch, self._key, self._rate)
+        jax.block_until_ready(metrics)
+        return (time.perf_counter() - began) / STEPS
+
+    def loop(self, batches: Iterator[dict]) -> float:
+        """Seconds a step of what the trainer does for each of `batches`."""
+        began = time.perf_counter()
+        for _ in range(STEPS):
+            batch = next(batches)
+            skipped = batch.pop("skipped", 0)
+            batch = steps.shard(batch, self.devices)
+            self.state, metrics = self._step(self.state, batch, self._key, self._rate)
+            self.report.step(metrics, skipped)
+            self._done += 1
+            if self._done % self.config.log_every == 0:
+                self.report.training(self._done)
+        jax.block_until_ready(metrics)
+        return (time.perf_counter() - began) / STEPS
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,135 @@
+"""python -m gcvit_flax.evaluate in this process, with one tiny model for all tests."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from small import TINY
+
+import gcvit_flax
+from gcvit_flax import confusion, devices, evaluate
+from gcvit_flax.errors import UserError
+from gcvit_flax.training import evaluation
+
+CLASSES = ("blue_things", "green_things", "red_things")
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    model = gcvit_flax.create_model(TINY)
+    params = gcvit_flax.init_params(model, jax.random.key(0))
+    params["head"]["kernel"] *= 20.0  # So that it does not take all for one class.
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    gcvit_flax.save_model(folder, model, {"params": params}, class_names=CLASSES)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_lasting_settings(monkeypatch):
+    monkeypatch.setattr(devices, "keep_compiled_programs", lambda: None)
+
+
+@pytest.fixture
+def damaged(photos, tmp_path):
+    shutil.copytree(photos / "val", tmp_path / "val")
+    (tmp_path / "val" / "green_things" / "1.jpg").write_text("grass is green")
+    return tmp_path
+
+
+def run(capsys, *arguments) -> str:
+    evaluate.main([str(argument) for argument in arguments])
+    return capsys.readouterr().out
+
+
+def test_counts_are_exact_and_corrupt_images_left_out(model_dir, damaged, tmp_path, capsys):
+    """Eight readable images of nine in batches of four on two devices, against the predictions one by one."""
+    arguments = (model_dir, "--data", f"folder:{damaged}", "--batch-size", "4")
+    picture = tmp_path / "confusion.png"
+    results = json.loads(run(capsys, *arguments, "--skip-corrupt", "--confusion", picture, "--json"))
+
+    model, variables = gcvit_flax.load_model(model_dir)
+    paths = [path for path in sorted(damaged.glob("val/*/*.jpg")) if path.read_bytes() != b"grass is green"]
+    labels = np.array([CLASSES.index(path.parent.name) for path in paths])
+    logits = jax.jit(model.apply)(variables, gcvit_flax.preprocess(paths, model))
+    log_probabilities = np.asarray(jax.nn.log_softmax(logits))
+    predicted = log_probabilities.argmax(-1)
+    assert len(set(predicted)) > 1, "this test sees nothing where all is one class"
+
+    assert (results["count"], results["skipped"]) == (8, 1)
+    assert results["top1"] == (predicted == labels).mean() and results["top5"] == 1.0
+    assert results["loss"] == pytest.approx(-log_probabilities[np.arange(8), labels].mean(), rel=1e-4)
+    for index, name in enumerate(CLASSES):
+        own = predicted[labels == index]
+        assert results["classes"][name] == {"top1": pytest.approx((own == index).mean()), "count": len(own)}
+    assert results["preprocessing"]["image_size"] == [32, 32] and results["preprocessing"]["crop_mode"] == "center"
+    assert Image.open(picture).size > (400, 400)
+
+
+def test_people_see_what_the_numbers_depend_on(model_dir, photos, capsys, monkeypatch):
+    results = {"loss": 0.5, "top1": 0.75, "top5": 1.0, "count": 8}
+    asked = []
+    monkeypatch.setattr(evaluation, "run_evaluation", lambda *arguments: asked.append(arguments) or dict(results))
+    arguments = (model_dir, "--data", f"folder:{photos}", "--devices", "1", "--batch-size", "3", "--split", "train")
+    text = run(capsys, *arguments)
+    assert "top-1 75.00%, top-5 100.00%, loss 0.5000 over 8 images, 16 unreadable ones left out" in text
+    assert "32 x 32 px, center crop, crop fraction 1, bicubic, mean (0.485, 0.456, 0.406), std (0.229" in text
+    _, _, source, _, batch_size, chosen, skip_corrupt = asked[0]
+    assert (len(source), batch_size, len(chosen), skip_corrupt) == (24, 3, 1, False)
+
+    results["loss"] = float("nan")
+    with pytest.raises(UserError, match="gives a loss of nan: its parameters are damaged"):
+        run(capsys, *arguments)
+
+
+def test_what_does_not_fit_is_said_before_the_work(model_dir, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluation, "run_evaluation", None)
+    shutil.copytree(photos / "val", tmp_path / "renamed")
+    (tmp_path / "renamed" / "red_things").rename(tmp_path / "renamed" / "roses")
+    shutil.copytree(photos / "val", tmp_path / "fewer")
+    shutil.rmtree(tmp_path / "fewer" / "blue_things")
+    data = ("--data", f"folder:{photos}")
+    for arguments, expected in {
+        (*data, "--confusion", "/no/such/folder/out.png"): "/no/such/folder/out.png cannot be written",
+        (*data, "--devices", "3"): "3",
+        (*data, "--batch-size", "3", "--devices", "2"): "does not divide over 2 devices",
+        ("--data", f"folder:{tmp_path / 'renamed'}"): "'roses' stands where the model has 'red_things'",
+        ("--data", f"folder:{tmp_path / 'fewer'}"): "'green_things' stands where the model has 'blue_things'",
+        ("--data", "digits"): "the data has 10 classes and the model 3",
+    }.items():
+        with pytest.raises(UserError, match=expected):
+            run(capsys, model_dir, *arguments)
+    for wrong in (["--batch-size", "0"], ["--confusion", "out.jpg"]):
+        with pytest.raises(SystemExit) as stop:
+            run(capsys, model_dir, *data, *wrong)
+        assert stop.value.code == 2
+
+
+def test_nothing_readable_is_an_error(damaged):
+    for path in damaged.glob("val/*/*.jpg"):
+        path.write_text("")
+    data = evaluate_source(damaged)
+    masked = {"loss": np.float32(0), "top1": np.int32(0), "top5": np.int32(0), "count": np.int32(0)}
+    preprocessing = gcvit_flax.create_model(TINY).preprocessing
+    with pytest.raises(UserError, match="none of the 9 images to evaluate on can be read"):
+        evaluation.run_evaluation(lambda *_: masked, {}, data, preprocessing, 4, jax.devices(), skip_corrupt=True)
+
+
+def evaluate_source(root):
+    from gcvit_flax.training.data import open_data
+
+    return open_data(f"folder:{root}", split="val").validation
+
+
+@pytest.mark.parametrize("classes", [2, 50])
+def test_the_picture_has_room_for_every_class(classes, tmp_path):
+    names = [f"flower number {index}" for index in range(classes)]
+    confusion.draw_confusion(np.eye(classes, dtype=int) * 7, names, "top-1", tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    side = max(classes * 22, 400)
+    assert side + 100 < pixels.shape[0] < side + 400  # The names stand below, on paper that grew with them.
+    blue = (pixels[..., 2] > pixels[..., 0] + 60) & (pixels[..., 0] < 40)
+    assert blue[:, :-200].any(1).sum() > 0.9 * side, "the diagonal"
