@@ -9,30 +9,33 @@ import jax
 from gcvit_flax.errors import UserError
 
 
-def choose_devices(batch_size: int, count: int | None = None) -> list[jax.Device]:
-    """The local devices to spread a batch over: `count` of them, or all.
+def simulate_devices(count: int | None = None) -> None:
+    """Makes `count` devices of a CPU, or one a core, so that every core works on every operation.
 
-    On a CPU the default is one simulated device a core, which uses every core for every operation, reduced to the
-    largest count that divides the batch. Call it before anything else has made JAX look for devices.
+    Call it before anything else has made JAX look for devices; later, and on accelerators, it is without effect.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with contextlib.suppress(RuntimeError):  # JAX is running already, in a notebook or a test: take what it has.
+        jax.config.update("jax_num_cpu_devices", count or cores)
+
+
+def choose_devices(batch_size: int, count: int | None = None) -> list[jax.Device]:
+    """The local devices to spread a batch over: `count` of them, or all; on a CPU, as many as divide the batch.
 
     Raises:
       UserError: (a ValueError) a batch that the devices do not divide, or more devices than there are.
     """
-    if count is not None and count < 1:
-        raise UserError(f"--devices must be at least 1, got {count}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    on_cpu = count or _largest_divisor(batch_size, cores)
-    with contextlib.suppress(RuntimeError):  # JAX is running already, in a notebook or a test: take what it has.
-        jax.config.update("jax_num_cpu_devices", on_cpu)  # Without effect on accelerators.
-    devices = jax.local_devices()
-    if count is not None and count > len(devices):
-        raise UserError(f"--devices {count} asked for, but there are {len(devices)}: {devices[0].platform}")
-    if count is None and jax.default_backend() == "cpu":
+    devices, processes = jax.local_devices(), jax.process_count()
+    if count is not None and not 1 <= count <= len(devices):
+        raise UserError(f"--devices must be from 1 to {len(devices)}, the {devices[0].platform} devices here, got {count}")
+    if count is not None and processes > 1 and count != len(devices):
+        raise UserError(f"--devices {count} of {len(devices)} is for one host alone: leave it out where several train")
+    if count is None and processes == 1 and jax.default_backend() == "cpu":
         count = _largest_divisor(batch_size, len(devices))
     devices = devices[:count]
-    if batch_size % (len(devices) * jax.process_count()):
+    if batch_size % (len(devices) * processes):
         raise UserError(
-            f"a batch of {batch_size} does not divide over {len(devices) * jax.process_count()} devices: "
+            f"a batch of {batch_size} does not divide over {len(devices) * processes} devices: "
             "change --batch-size or --devices"
         )
     return devices

@@ -1,63 +1,96 @@
-"""Orbax checkpoints of the whole training state: parameters, optimiser and step."""
+"""Orbax checkpoints of the whole training state: parameters, their average, optimiser and step."""
 
-from pathlib import Path
 from types import TracebackType
 
 import jax
 import orbax.checkpoint as ocp
-from flax.training.train_state import TrainState
+from etils import epath
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from gcvit_flax.errors import UserError
+from gcvit_flax.training.steps import TrainState
 
-_KEPT = 2
+_SAVED = ("step", "params", "opt_state", "ema_params")
 
 
 class Checkpoints:
-    """The checkpoints of one run, written in the background; leave the `with` block to wait for the last one."""
+    """The checkpoints of one run: the last `keep` and the best.
 
-    def __init__(self, folder: Path):
-        options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, create=True)
+    They are written in the background; leave the `with` block to wait for the last one. All processes take part in
+    every call.
+    """
+
+    def __init__(self, folder: epath.Path, keep: int):
+        latest = preservation_policy.LatestN(keep)
+        best = preservation_policy.BestN(
+            get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy([latest, best])
+        )
         self._folder = folder
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._manager = ocp.CheckpointManager(folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._manager.close()
+        try:
+            self._manager.close()
+        except Exception as closing_error:
+            if error is None:  # Else the block's own error is the one to tell.
+                raise _cannot_save(self._folder, closing_error) from closing_error
 
     @property
     def latest_step(self) -> int | None:
         """The step of the newest whole checkpoint, None without one."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState) -> None:
-        """Saves `state` under its step, unless that step is saved already.
+    def save(self, state: TrainState, score: float | None = None) -> None:
+        """Saves `state` under its step, unless that step is saved already; `score` (higher is better) ranks it.
 
         The state is the same on every device, so it goes to disk as host arrays that the first process writes; given
         device arrays, Orbax would compile a slicing program for each of them.
+
+        Raises:
+          UserError: (a ValueError) this or the last checkpoint cannot be written; earlier ones are intact.
         """
         step = int(state.step)
-        if step != self.latest_step:
-            self._manager.save(step, args=ocp.args.StandardSave(jax.device_get(_to_tree(state))))
+        if step == self.latest_step:
+            return
+        metrics = None if score is None else {"score": score}
+        try:
+            self._manager.save(step, args=ocp.args.StandardSave(jax.device_get(_to_tree(state))), metrics=metrics)
+        except Exception as error:  # A full disk has many types here: OSError, or TensorStore's ValueError.
+            raise _cannot_save(self._folder, error) from error
 
     def restore(self, state: TrainState) -> TrainState:
-        """The newest checkpoint, in the layout and on the devices of `state`.
+        """The newest checkpoint as host arrays, for any number of devices; `state` gives names, shapes and dtypes.
 
         Raises:
           UserError: (a ValueError) a checkpoint that does not fit `state` or is damaged.
         """
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _to_tree(state))
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _to_tree(state))
         try:
             tree = self._manager.restore(self.latest_step, args=ocp.args.StandardRestore(like))
         except Exception as error:  # Orbax and TensorStore raise many types for what is missing or of other shapes.
-            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"checkpoint {self.latest_step} in {self._folder} cannot be restored ({reason}): "
+                f"checkpoint {self.latest_step} in {self._folder} cannot be restored ({_first_line(error)}): "
                 "remove that step's folder to go on from an earlier one, or start afresh with --no-resume"
             ) from error
         return state.replace(**tree)
 
 
 def _to_tree(state: TrainState) -> dict:
-    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+    return {name: getattr(state, name) for name in _SAVED if getattr(state, name) is not None}
+
+
+def _cannot_save(folder: epath.Path, error: Exception) -> UserError:
+    return UserError(
+        f"a checkpoint cannot be written in {folder} ({_first_line(error)}): make room or mend the folder, and run the "
+        "same command again to go on from the last whole checkpoint"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

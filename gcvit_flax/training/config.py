@@ -93,7 +93,7 @@ class TrainConfig:
     skip_corrupt: bool = False
     # Epochs between two evaluations; one comes at the end in any case.
     evaluate_every: float = 1.0
-    # Steps between two checkpoints. Default: one at each evaluation.
+    # Steps between two checkpoints, beside those after evaluations.
     save_every: int | None = None
     # Latest checkpoints to keep, beside the best.
     keep: int = 2

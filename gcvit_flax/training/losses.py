@@ -1,14 +1,13 @@
-"""Losses and counts of correct answers, one value an example."""
+"""Targets, and counts of correct answers, one value an example."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
 
-def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """Cross-entropy (b,) of logits (b, classes) and int labels (b,), a share `smoothing` spread over all classes."""
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
-    return optax.softmax_cross_entropy(logits, targets)
+def smoothed_targets(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
+    """Probabilities (b, classes) for int labels (b,), a share `smoothing` spread over all classes."""
+    return optax.smooth_labels(jax.nn.one_hot(labels, num_classes), smoothing)
 
 
 def in_top(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:

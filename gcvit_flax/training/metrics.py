@@ -1,18 +1,19 @@
 """What a run writes about itself: metrics.jsonl, TensorBoard events and curves.png."""
 
+import io
 import json
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 
 from gcvit_flax.files import replace_text
 
 METRICS_NAME = "metrics.jsonl"
 
 
-def read_metrics(workdir: Path) -> list[dict]:
+def read_metrics(workdir: epath.PathLike) -> list[dict]:
     """The lines of a workdir's metrics.jsonl; a last line that a crash cut short is left out."""
-    path = workdir / METRICS_NAME
+    path = epath.Path(workdir) / METRICS_NAME
     lines = path.read_text().splitlines() if path.exists() else []
     records = []
     for line in lines:
@@ -24,59 +25,83 @@ def read_metrics(workdir: Path) -> list[dict]:
 
 
 class MetricsLog:
-    """Appends metrics to a workdir; what a stopped run wrote beyond `start_step` is dropped first."""
+    """Appends metrics to a workdir; what a stopped run wrote beyond `start_step` is dropped first.
 
-    def __init__(self, workdir: Path, start_step: int):
-        from tensorboardX import SummaryWriter  # Slow to import.
+    Without `writes`, as on all hosts but the first, it only remembers them.
+    """
 
-        self._workdir = workdir
+    def __init__(self, workdir: epath.PathLike, start_step: int, writes: bool = True):
+        self._workdir = epath.Path(workdir)
+        self._remote = "://" in str(workdir)
+        self._events = None
         self.records = [record for record in read_metrics(workdir) if record["step"] <= start_step]
-        text = "".join(json.dumps(record) + "\n" for record in self.records)
-        replace_text(workdir / METRICS_NAME, text)
-        self._events = SummaryWriter(str(workdir), purge_step=start_step + 1)
+        if writes:
+            from tensorboardX import SummaryWriter  # Slow to import.
+
+            self._replace()
+            self._events = SummaryWriter(str(workdir), purge_step=start_step + 1)
 
     def write(self, step: int, epoch: float, **values: float) -> None:
         """Records `values` at `step` in metrics.jsonl and as TensorBoard scalars."""
         record = {"step": step, "epoch": round(epoch, 4), **values}
         self.records.append(record)
-        with (self._workdir / METRICS_NAME).open("a") as stream:
-            stream.write(json.dumps(record) + "\n")
+        if self._events is None:
+            return
+        if self._remote:
+            self._replace()  # Object stores cannot append.
+        else:
+            with open(self._workdir / METRICS_NAME, "a") as stream:
+                stream.write(json.dumps(record) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
-    def best(self) -> tuple[float, float] | None:
-        """The largest (val_top1, -val_loss) so far, None before the first evaluation."""
-        return max((_score(record) for record in self.records if "val_top1" in record), default=None)
-
-    def improves(self, values: dict[str, float]) -> bool:
-        """Whether an evaluation beats every earlier one: top-1 accuracy first, then loss."""
-        best = self.best()
-        return best is None or _score(values) > best
+    def best(self, prefix: str) -> float | None:
+        """The highest score so far of the evaluations named `prefix`, None before the first."""
+        evaluations = [record for record in self.records if f"{prefix}_top1" in record]
+        return max(
+            (score({"top1": r[f"{prefix}_top1"], "loss": r[f"{prefix}_loss"]}) for r in evaluations), default=None
+        )
 
     def close(self) -> None:
         """Flushes the events and draws curves.png."""
+        if self._events is None:
+            return
         self._events.close()
         if self.records:
-            draw_curves(self.records, self._workdir / "curves.png")
+            (self._workdir / "curves.png").write_bytes(draw_curves(self.records))
+
+    def _replace(self) -> None:
+        replace_text(self._workdir / METRICS_NAME, "".join(json.dumps(record) + "\n" for record in self.records))
 
 
-def _score(values: dict[str, float]) -> tuple[float, float]:
-    return values["val_top1"], -values["val_loss"]
+def score(results: dict[str, float]) -> float:
+    """One number that ranks evaluations: top-1 accuracy first, and where that is equal, the smaller loss."""
+    # Accuracies differ by one image of at most some millions: far more than this.
+    return results["top1"] - 1e-9 * min(results["loss"], 100.0)
 
 
-def draw_curves(records: list[dict], path: Path) -> None:
-    """Draws losses, accuracies and the learning rate over the epochs into a PNG."""
+def draw_curves(records: list[dict]) -> bytes:
+    """A PNG of losses, accuracies and the learning rate over the epochs."""
     from matplotlib.figure import Figure  # Slow to import.
 
-    panels = {"loss": ("train_loss", "val_loss"), "top-1 accuracy": ("train_top1", "val_top1")}
-    panels["learning rate"] = ("learning_rate",)
+    panels = {
+        "loss": ("train_loss", "val_loss", "ema_val_loss"),
+        "top-1 accuracy": ("train_top1", "val_top1", "ema_val_top1"),
+        "learning rate": ("learning_rate",),
+    }
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for name in names:
             points = [(record["epoch"], record[name]) for record in records if name in record]
-            x, y = np.reshape(points, (-1, 2)).T
-            axes.plot(x, y, label=name, marker="o" if name.startswith("val") else None, markersize=3)
+            if points:
+                x, y = np.transpose(points)
+                axes.plot(
+                    x, y, label=name, marker=None if name.startswith(("train", "learning")) else "o", markersize=3
+                )
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(path, dpi=120)
+        if axes.lines:
+            axes.legend()
+    image = io.BytesIO()
+    figure.savefig(image, dpi=120)
+    return image.getvalue()

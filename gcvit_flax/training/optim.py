@@ -1,44 +1,111 @@
-"""AdamW with a cosine schedule, weight decay on weights alone and clipped gradients."""
+"""AdamW with its learning-rate schedule, weight decay on weights alone, clipped gradients and layer-wise rates."""
 
 import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
+
+from gcvit_flax.training.config import TrainConfig
+from gcvit_flax.training.packing import KERNEL, REST, pack, split_kernels
 
 WARMUP_START = 1e-6
 FLOOR_SHARE = 1e-3  # of the peak: official 5e-6 of 5e-3
 
 
-def cosine_schedule(peak: float, warmup_steps: int, total_steps: int) -> Callable[[int], float]:
-    """The learning rate at a step: a cosine over all steps, with the first `warmup_steps` replaced by a linear rise.
+def cosine_schedule(peak: float, warmup_steps: int, cosine_steps: int) -> Callable[[int], float]:
+    """The learning rate at a step: a cosine over `cosine_steps`, the first `warmup_steps` replaced by a linear rise.
 
     The warm-up lies inside the cosine (official recipe), unlike optax.warmup_cosine_decay_schedule, where the cosine
-    starts after it.
+    starts after it. After the cosine the rate stays at its floor, a thousandth of the peak: the cool-down.
     """
     floor = FLOOR_SHARE * peak
 
+    def after_warmup(step: int) -> float:
+        share = min(step / cosine_steps, 1.0)
+        return floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * share))
+
+    return _with_warmup(after_warmup, peak, warmup_steps)
+
+
+def constant_schedule(peak: float, warmup_steps: int) -> Callable[[int], float]:
+    """The learning rate at a step: a linear rise, then `peak`."""
+    return _with_warmup(lambda step: peak, peak, warmup_steps)
+
+
+def _with_warmup(after: Callable[[int], float], peak: float, warmup_steps: int) -> Callable[[int], float]:
     def schedule(step: int) -> float:
         if step < warmup_steps:
             return WARMUP_START + (peak - WARMUP_START) * step / warmup_steps
-        share = min(step / total_steps, 1.0)
-        return floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * share))
+        return after(step)
 
     return schedule
 
 
-def make_optimizer(weight_decay: float, clip_norm: float) -> optax.GradientTransformation:
+def make_optimizer(config: TrainConfig, params, depths: tuple[int, ...]) -> optax.GradientTransformation:
     """AdamW, betas .9 and .999, after clipping to the global norm (official recipe), but for the learning rate.
 
-    The training step multiplies by it, so that one compiled program serves every schedule.
+    It acts on what `pack` makes of trees like `params`. The training step multiplies by the rate, so that one
+    compiled program serves every schedule. What `learning_rate_scales` puts at 0 never changes, and its kernels have
+    no moments.
     """
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm),
-        optax.scale_by_adam(),
-        optax.add_decayed_weights(weight_decay, mask=decays),
+    scales = learning_rate_scales(params, depths, config)
+    trained = {KERNEL: {path: scale > 0 for path, scale in split_kernels(scales)[0].items()}, REST: True}
+    adamw = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        optax.scale_by_adam(eps=config.adam_epsilon),
+        # Not of biases, norms, layer scales and bias tables: the rest.
+        optax.add_decayed_weights(config.weight_decay, mask={KERNEL: True, REST: False}),
     )
+    adamw = optax.masked(adamw, trained)
+    if config.layer_decay == 1 and not config.head_only:
+        return adamw
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)  # Holds no memory.
+
+    def scale_rates(updates, _):
+        full = jax.tree.map(lambda scale, x: jnp.full(x.shape, scale), scales, abstract)
+        return jax.tree.map(jnp.multiply, updates, pack(full))
+
+    return optax.chain(adamw, optax.stateless(scale_rates))
 
 
-def decays(params):
-    """True for the leaves that weight decay touches: kernels; not biases, norms, layer scales or bias tables."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+def learning_rate_scales(params, depths: tuple[int, ...], config: TrainConfig):
+    """Each parameter's factor on the learning rate: `layer_decay` to the number of blocks between it and the head.
+
+    A level's query generator counts with its first block, its downsample with its last, and the stem as one block
+    more (layer-wise decay: Clark et al., 2020, ELECTRA; Bao et al., 2022, BEiT). With `head_only`, all but the head's
+    are 0.
+    """
+    ends = [sum(depths[: level + 1]) for level in range(len(depths))]
+
+    def scale(path, _) -> float:
+        module, part = path[0].key, path[1].key
+        if config.head_only:
+            return float(module == "head")
+        if module in ("norm", "head"):
+            block = ends[-1] + 1
+        elif module == "patch_embed":
+            block = 0
+        else:
+            block = _block_number(part, ends, int(module.removeprefix("levels_")))
+        return config.layer_decay ** (ends[-1] + 1 - block)
+
+    return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def _block_number(part: str, ends: list[int], level: int) -> int:
+    """A part's place among all blocks, from 1."""
+    first = ends[level - 1] if level else 0
+    if part == "q_global_gen":
+        return first + 1
+    return ends[level] if part == "downsample" else first + 1 + int(part.removeprefix("blocks_"))
+
+
+def ema_rate(decay: float, count: jax.Array) -> jax.Array:
+    """The share of the newest parameters in their moving average after `count` updates, without a bias to the start.
+
+    It makes the average over updates 1..count weigh update i in proportion to decay^(count - i), as Adam's corrected
+    moments do (Kingma & Ba, 2015, section 3), instead of keeping decay^count of the initial parameters.
+    """
+    return (1 - decay) / -jnp.expm1(count * math.log(decay))

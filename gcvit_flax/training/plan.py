@@ -1,30 +1,68 @@
-"""How long a run is."""
+"""How long a run is, at which learning rates, and when it evaluates and saves."""
 
 import dataclasses
+import math
+from collections.abc import Callable
 
+from gcvit_flax.config import GCViTConfig
 from gcvit_flax.training.config import TrainConfig
+from gcvit_flax.training.optim import constant_schedule, cosine_schedule
+
+_SMALL_EMBED_DIM = 96  # gcvit_small and larger were published with the smaller batch.
+_PUBLISHED_BATCH, _SMALL_PUBLISHED_BATCH = 4096, 1024
+
+
+def settle(config: TrainConfig, model_config: GCViTConfig) -> TrainConfig:
+    """`config` with its batch size and learning rate as plain numbers for this network.
+
+    The published recipe is for 4096 images a step up to gcvit_tiny2 and 1024 from gcvit_small on (128 and 32 images
+    on each of 32 GPUs); the linear scaling of the rate with the batch is that of Goyal et al., 2017.
+    """
+    published = _PUBLISHED_BATCH if model_config.embed_dim < _SMALL_EMBED_DIM else _SMALL_PUBLISHED_BATCH
+    batch_size = config.batch_size or published
+    rate = config.learning_rate * (batch_size / published if config.scale_learning_rate else 1)
+    return dataclasses.replace(config, batch_size=batch_size, learning_rate=rate, scale_learning_rate=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How many steps the schedule has, where this run stops, and which steps end an epoch."""
+    """How many steps the schedule has, where this run stops, and which steps end in an evaluation or a checkpoint."""
 
+    config: TrainConfig
     examples: int
-    batch_size: int
-    total_steps: int
-    last_step: int
 
-    @classmethod
-    def of(cls, config: TrainConfig, examples: int) -> "Plan":
-        """The plan for a training set of `examples` images."""
-        total = max(1, round(config.epochs * examples / config.batch_size))
-        return cls(examples, config.batch_size, total, min(total, config.max_steps or total))
+    def _steps(self, epochs: float) -> int:
+        return round(epochs * self.examples / self.config.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole schedule, its cool-down included."""
+        return max(1, self._steps(self.config.epochs + self.config.cooldown_epochs))
+
+    @property
+    def last_step(self) -> int:
+        """Where this run stops."""
+        return min(self.total_steps, self.config.max_steps or self.total_steps)
+
+    @property
+    def schedule(self) -> Callable[[int], float]:
+        """The learning rate as a function of the steps done."""
+        rate, warmup_steps = self.config.learning_rate, self._steps(self.config.warmup_epochs)
+        if self.config.schedule == "constant":
+            return constant_schedule(rate, warmup_steps)
+        return cosine_schedule(rate, warmup_steps, max(1, self._steps(self.config.epochs)))
 
     def epochs(self, step: int) -> float:
         """Passes over the data after `step` steps; batches run across an epoch's end, so it is seldom whole."""
-        return step * self.batch_size / self.examples
+        return step * self.config.batch_size / self.examples
 
-    def ends_epoch(self, step: int) -> bool:
-        """Whether the run evaluates and saves after `step` steps: once an epoch, and at the end."""
-        whole, before = (s * self.batch_size // self.examples for s in (step, step - 1))
-        return whole > before or step == self.last_step
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation follows `step`: once every `evaluate_every` epochs, and at the end."""
+        # Rounded, so that three times a tenth of an epoch is three tenths.
+        now, before = (math.floor(round(self.epochs(s) / self.config.evaluate_every, 9)) for s in (step, step - 1))
+        return now > before or step == self.last_step
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint follows `step`: after each evaluation, and every `save_every` steps."""
+        every = self.config.save_every
+        return self.evaluates(step) or (every is not None and step % every == 0)

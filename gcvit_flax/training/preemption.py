@@ -3,21 +3,30 @@
 import signal
 import threading
 
+import jax
+from jax.experimental import multihost_utils
+
 
 class SigtermWatch:
     """Notes SIGTERM (a TPU's preemption notice) instead of dying, while the block runs in the main thread."""
 
-    received = False
+    def __init__(self):
+        self._received = False
+        # Where several hosts train, JAX catches the signal itself and lets them agree on a step.
+        self._watches = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> "SigtermWatch":
-        self._in_main_thread = threading.current_thread() is threading.main_thread()
-        if self._in_main_thread:
+        if self._watches:
             self._before = signal.signal(signal.SIGTERM, self._note)
         return self
 
     def _note(self, signum, frame) -> None:
-        self.received = True
+        self._received = True
+
+    def stops_after(self, step: int) -> bool:
+        """Whether to save and stop after `step`: the same step on every host. Ask at every step."""
+        return self._received or multihost_utils.reached_preemption_sync_point(step)
 
     def __exit__(self, *error) -> None:
-        if self._in_main_thread:
+        if self._watches:
             signal.signal(signal.SIGTERM, self._before)

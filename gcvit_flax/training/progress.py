@@ -1,17 +1,16 @@
-"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere."""
+"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere, nothing from other hosts."""
 
 import sys
-import time
 
 from tqdm import tqdm
 
 
 class Progress:
-    """Steps done, loss, accuracy, images a second (without compilation) and the time left."""
+    """Steps done, loss, accuracy, images a second and the time left."""
 
-    def __init__(self, start_step: int, last_step: int, batch_size: int):
-        self._batch_size = batch_size
+    def __init__(self, start_step: int, last_step: int, speaks: bool):
         self._last_step = last_step
+        self._speaks = speaks
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=last_step,
@@ -19,34 +18,26 @@ class Progress:
             unit="step",
             desc="training",
             dynamic_ncols=True,
-            disable=not self._terminal,
+            disable=not (self._terminal and speaks),
         )
-        self._busy_since = None
-        self._timed_steps = 0
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        if self._speaks:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
 
     def step(self) -> None:
-        """Counts a step; the first one compiles, so the clock starts after it."""
+        """Counts a step."""
         self._bar.update()
-        self._timed_steps += 1
-
-    def start_clock(self) -> None:
-        """Starts measuring the rate, from here on."""
-        self._busy_since = time.perf_counter()
-        self._timed_steps = 0
-
-    def images_per_second(self) -> float:
-        """The rate since the clock was started."""
-        return self._timed_steps * self._batch_size / (time.perf_counter() - self._busy_since)
 
     def show(self, step: int, values: dict[str, float]) -> None:
         """Shows the latest metrics, in the bar or as a line."""
         text = f"loss {values['train_loss']:.3f}, accuracy {values['train_top1']:.1%}"
-        text += f", {values['images_per_second']:.0f} images/s"
+        if "images_per_second" in values:  # Not of a step that compiled.
+            text += f", {values['images_per_second']:.0f} images/s"
+        if values.get("input_share", 0) > 0.1:
+            text += f", waiting for input {values['input_share']:.0%} of the time"
         if self._terminal:
             self._bar.set_postfix_str(text)
         else:

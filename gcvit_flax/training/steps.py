@@ -2,25 +2,41 @@
 
 Arrays of the state stay unstacked: every device computes the same update from averaged gradients, so the state goes
 in and comes out replicated. Everything random is a function of the seed, the step, and the example's place in the
-global batch (augmentation, drop path) or the device (dropout); nothing random is stored.
+global batch (augmentation, drop path) or the device (dropout); nothing random is stored. Batches and states are one
+host's part; pmap reaches over the devices of all hosts.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from einops import rearrange
-from flax.training.train_state import TrainState
+from flax.training import train_state
 
 from gcvit_flax.images import normalize
 from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.model.init import abstract_params
 from gcvit_flax.training.augment import augment
 from gcvit_flax.training.config import TrainConfig
-from gcvit_flax.training.losses import in_top, smoothed_cross_entropy
-from gcvit_flax.training.optim import make_optimizer
+from gcvit_flax.training.losses import in_top, smoothed_targets
+from gcvit_flax.training.mixing import mix
+from gcvit_flax.training.optim import ema_rate, learning_rate_scales, make_optimizer
+from gcvit_flax.training.packing import pack, unpack
 
 AXIS = "batch"
+
+
+class TrainState(train_state.TrainState):
+    """Step, parameters and optimiser state, and the parameters' moving average where one is kept.
+
+    Parameters and average are as `packing.pack` gives them.
+    """
+
+    ema_params: Any = None
 
 
 def replicate(tree, devices: list):
@@ -34,11 +50,16 @@ def shard(batch: dict[str, np.ndarray], devices: list) -> dict[str, np.ndarray]:
     return {name: rearrange(x, "(devices b) ... -> devices b ...", devices=len(devices)) for name, x in batch.items()}
 
 
-def start_state(model: GCViT, params: dict, config: TrainConfig, devices: list) -> TrainState:
-    """The state at step 0, on every device."""
-    tx = make_optimizer(config.weight_decay, config.clip_norm)
-    state = TrainState(jnp.int32(0), model.apply, params, tx, opt_state=jax.jit(tx.init)(params))
-    return replicate(state, devices)
+def start_state(model: GCViT, params: dict, config: TrainConfig) -> TrainState:
+    """The state at step 0 of a parameter tree."""
+    tx = make_optimizer(config, params, model.config.depths)
+
+    @jax.jit
+    def start(params):
+        packed = pack(params)
+        return TrainState(jnp.int32(0), model.apply, packed, tx, tx.init(packed), packed if config.ema_decay else None)
+
+    return start(params)
 
 
 def make_train_step(model: GCViT, config: TrainConfig, devices: list) -> Callable:
@@ -49,43 +70,102 @@ def make_train_step(model: GCViT, config: TrainConfig, devices: list) -> Callabl
     """
 
     def train_step(state: TrainState, batch, key, learning_rate):
-        augment_key, drop_path_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        images = augment(
-            augment_key, batch["image"], batch["index"], model.preprocessing, config.flip, config.color_jitter
-        )
-        rngs = {"drop_path": drop_path_key, "dropout": jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS))}
+        key = jax.random.fold_in(key, state.step)
+        gradients = functools.partial(_gradients, state, model, config, key)
+        if config.accumulation_steps == 1:
+            results = gradients(batch, 0)
+        else:
+            results = _mean_over_parts(gradients, batch, config.accumulation_steps)
+        grads, metrics = jax.lax.pmean(results, AXIS)
+        return _update(state, grads, learning_rate, config.ema_decay), metrics
 
-        def loss_fn(params):
-            logits = state.apply_fn({"params": params}, images, train=True, example_index=batch["index"], rngs=rngs)
-            return smoothed_cross_entropy(logits, batch["label"], config.label_smoothing).mean(), logits
-
-        (loss, logits), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        top1 = in_top(logits, batch["label"], 1).mean()
-        grads, loss, top1 = jax.lax.pmean((grads, loss, top1), AXIS)
-        return _update(state, grads, learning_rate), {"train_loss": loss, "train_top1": top1}
-
-    in_axes = (None, 0, None, None)
-    return jax.pmap(train_step, AXIS, in_axes=in_axes, out_axes=(None, None), donate_argnums=0, devices=devices)
+    return _pmap(train_step, devices, in_axes=(None, 0, None, None), out_axes=None, donate_argnums=0)
 
 
-def _update(state: TrainState, grads, learning_rate) -> TrainState:
+def _gradients(state: TrainState, model: GCViT, config: TrainConfig, key, batch, part):
+    """Gradients and metrics of one device's `batch`, the `part`-th that it computes in this step."""
+    augment_key, mix_key, drop_path_key, dropout_key = jax.random.split(key, 4)
+    images = augment(augment_key, batch["image"], batch["index"], model.preprocessing, config)
+    targets = smoothed_targets(batch["label"], model.config.num_classes, config.label_smoothing)
+    images, targets = mix(mix_key, images, targets, config.mixup, config.cutmix)
+    dropout_key = jax.random.fold_in(jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS)), part)
+    rngs = {"drop_path": drop_path_key, "dropout": dropout_key}
+    shapes = abstract_params(model)
+    scales = learning_rate_scales(shapes, model.config.depths, config)
+
+    def loss_fn(packed):
+        params = unpack(packed, shapes)
+        # Without a gradient to what is not trained, XLA leaves its backward pass out.
+        params = jax.tree.map(lambda x, scale: x if scale else jax.lax.stop_gradient(x), params, scales)
+        logits = state.apply_fn({"params": params}, images, train=True, example_index=batch["index"], rngs=rngs)
+        return optax.softmax_cross_entropy(logits, targets).mean(), logits
+
+    (loss, logits), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    return grads, {"train_loss": loss, "train_top1": in_top(logits, targets.argmax(-1), 1).mean()}
+
+
+def _mean_over_parts(gradients: Callable, batch, parts: int):
+    """The mean of `gradients(part of batch, its number)` over equal parts, computed one after the other."""
+    split = {name: rearrange(x, "(parts b) ... -> parts b ...", parts=parts) for name, x in batch.items()}
+    shapes = jax.eval_shape(gradients, {name: x[0] for name, x in split.items()}, 0)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def add(sums, part):
+        return jax.tree.map(jnp.add, sums, gradients(*part)), None
+
+    sums, _ = jax.lax.scan(add, zeros, (split, jnp.arange(parts)))
+    return jax.tree.map(lambda x: x / parts, sums)
+
+
+def _update(state: TrainState, grads, learning_rate, ema_decay: float | None) -> TrainState:
     updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
     params = jax.tree.map(lambda param, update: param - learning_rate * update, state.params, updates)
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    if ema_decay:
+        rate = ema_rate(ema_decay, state.step)
+        state = state.replace(ema_params=optax.incremental_update(params, state.ema_params, rate))
+    return state
 
 
-def make_eval_step(model: GCViT, devices: list) -> Callable:
-    """A pmapped (params, batch) -> sums over the unmasked examples: loss, top1, top5 and count."""
+def make_eval_step(model: GCViT, devices: list, confusion: bool = False) -> Callable:
+    """A pmapped (params, batch) -> sums over the unmasked examples: loss, top1, top5 and count.
+
+    With `confusion` also that, int (classes, classes): how many of each true class (row) were taken for which.
+    """
 
     def eval_step(params, batch):
         logits = model.apply({"params": params}, normalize(batch["image"], model.preprocessing))
         mask, labels = batch["mask"], batch["label"]
         sums = {
-            "loss": smoothed_cross_entropy(logits, labels) * mask,
+            "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels) * mask,
             "top1": in_top(logits, labels, 1) & mask,
             "top5": in_top(logits, labels, 5) & mask,
             "count": mask,
         }
-        return jax.lax.psum(jax.tree.map(lambda values: values.sum(), sums), AXIS)
+        sums = jax.tree.map(lambda values: values.sum(), sums)
+        if confusion:
+            empty = jnp.zeros((logits.shape[-1], logits.shape[-1]), jnp.int32)
+            sums["confusion"] = empty.at[labels, logits.argmax(-1)].add(mask)
+        return jax.lax.psum(sums, AXIS)
 
-    return jax.pmap(eval_step, AXIS, in_axes=(None, 0), out_axes=None, devices=devices)
+    return _pmap(eval_step, devices, in_axes=(None, 0), out_axes=None)
+
+
+def make_sync_check(devices: list) -> Callable:
+    """A function (tree) -> whether every device of every host holds the same bits."""
+
+    def sync_check(tree, _):
+        words = [jax.lax.bitcast_convert_type(x, jnp.uint32).ravel() for x in jax.tree.leaves(tree)]
+        # Weighted, so that equal values in other places differ; unsigned sums wrap around, alike in any order.
+        weights = [jnp.arange(x.size, dtype=jnp.uint32) * 2 + 1 for x in words]
+        checksums = [(x * weight).sum() * (2 * i + 1) for i, (x, weight) in enumerate(zip(words, weights, strict=True))]
+        checksum = sum(checksums)
+        return jax.lax.pmin(checksum, AXIS) == jax.lax.pmax(checksum, AXIS)
+
+    mapped = _pmap(sync_check, devices, in_axes=(None, 0), out_axes=None)
+    return lambda tree: bool(mapped(tree, np.zeros(len(devices))))  # pmap needs something to spread.
+
+
+def _pmap(function: Callable, devices: list, **options) -> Callable:
+    """pmap over `devices` of this host, and over all devices of all hosts where there are several."""
+    return jax.pmap(function, AXIS, devices=devices if jax.process_count() == 1 else None, **options)

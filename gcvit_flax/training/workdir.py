@@ -2,30 +2,37 @@
 
 import fcntl
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+
+from etils import epath
 
 from gcvit_flax.errors import UserError
 from gcvit_flax.files import replace_text
 
 CONFIG_NAME = "config.json"
+CHECKPOINTS_NAME = "checkpoints"
 _LOCK_NAME = ".lock"
-# Everything a run writes, and hence all that starting afresh removes.
-_WRITTEN = ("config.json", "metrics.jsonl", "metrics.jsonl.partial", "checkpoints", "model", "curves.png")
+_DISCARDED_NAME = ".discarded"
+# Everything else a run writes, and hence all that starting afresh removes; config.json, the mark of a run, last.
+_WRITTEN = ("metrics.jsonl", "metrics.jsonl.partial", "model", ".model.partial", "profile", "curves.png", CONFIG_NAME)
 _EVENTS_PATTERN = "events.out.tfevents.*"
 
 
 @contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: epath.Path) -> Iterator[None]:
     """Makes the folder and holds it for this process; the system releases it when the process ends, however.
+
+    Object stores (gs://) know no locks, and go without.
 
     Raises:
       UserError: (a ValueError) another process is training in it.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / _LOCK_NAME).open("w") as lock:
+    if "://" in str(workdir):
+        yield
+        return
+    with open(workdir / _LOCK_NAME, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -35,46 +42,76 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
 
 
-def prepare(workdir: Path, settings: dict, free: frozenset[str], resume: bool) -> None:
-    """Writes `settings` to config.json, after checking that a run already there may go on, or removing it.
+def run_to_resume(workdir: epath.Path, facts: dict, free: frozenset[str], resume: bool) -> dict | None:
+    """The saved settings of the run to go on with, or None where one starts; what a replaced run left is removed.
 
-    `settings` may differ from the saved ones in the names in `free` alone, unless nothing was trained yet.
+    A run with a checkpoint goes on where `facts` are those it was started with, but for the names in `free`. One in
+    which nothing was trained yet gives way.
 
     Raises:
-      UserError: (a ValueError) the folder holds something else, or a run of other settings.
+      UserError: (a ValueError) the folder holds something else, or a run of other facts.
     """
-    text = json.dumps(settings, indent=2) + "\n"
-    settings = json.loads(text)  # As they were saved: tuples are lists.
-    saved = _read_settings(workdir)
-    if saved is not None and resume and any((workdir / "checkpoints").glob("[0-9]*")):
-        names = sorted((settings.keys() | saved.keys()) - free)
-        differences = [
-            f"{name} was {saved.get(name)!r} and is now {settings.get(name)!r}"
-            for name in names
-            if saved.get(name) != settings.get(name)
-        ]
-        if differences:
-            raise UserError(
-                f"{workdir} holds a run of another configuration ({'; '.join(differences)}): "
-                "use the same options, another --workdir, or --no-resume to replace it"
-            )
-    elif saved is not None:
-        for name in _WRITTEN:
-            path = workdir / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        for path in workdir.glob(_EVENTS_PATTERN):
-            path.unlink()
-    replace_text(workdir / CONFIG_NAME, text)
-
-
-def _read_settings(workdir: Path) -> dict | None:
-    path = workdir / CONFIG_NAME
-    if not path.exists():
-        others = sorted(item.name for item in workdir.iterdir() if item.name != _LOCK_NAME)
-        if others:
-            raise UserError(f"{workdir} is not empty and holds no run ({others[0]}, ...): choose another --workdir")
+    if not (workdir / CONFIG_NAME).exists():
+        _check_empty(workdir)
         return None
+    saved = read_settings(workdir)
+    if not resume or not _has_checkpoint(workdir):
+        _remove_run(workdir)
+        return None
+    facts = json.loads(json.dumps(facts))  # As they were saved: tuples are lists.
+    differences = [
+        f"{name} was {saved.get(name)!r} and is now {value!r}"
+        for name, value in sorted(facts.items())
+        if name not in free and saved.get(name) != value
+    ]
+    if differences:
+        raise UserError(
+            f"{workdir} holds a run of another configuration ({'; '.join(differences)}): "
+            "use the same options, another --workdir, or --no-resume to replace it"
+        )
+    return saved
+
+
+def write_settings(workdir: epath.Path, settings: dict) -> None:
+    """Writes config.json."""
+    replace_text(workdir / CONFIG_NAME, json.dumps(settings, indent=2) + "\n")
+
+
+def read_settings(workdir: epath.Path) -> dict:
+    """Reads config.json.
+
+    Raises:
+      UserError: (a ValueError) it is not JSON.
+    """
+    path = workdir / CONFIG_NAME
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is damaged ({error}): choose another --workdir or remove it") from None
+
+
+def _has_checkpoint(workdir: epath.Path) -> bool:
+    folder = workdir / CHECKPOINTS_NAME
+    return folder.exists() and any(path.name.isdigit() for path in folder.iterdir())
+
+
+def _check_empty(workdir: epath.Path) -> None:
+    ours = (_LOCK_NAME, _DISCARDED_NAME, f"{CONFIG_NAME}.partial")
+    others = sorted(item.name for item in workdir.iterdir() if item.name not in ours)
+    if others:
+        raise UserError(f"{workdir} is not empty and holds no run ({others[0]}, ...): choose another --workdir")
+
+
+def _remove_run(workdir: epath.Path) -> None:
+    discarded = workdir / _DISCARDED_NAME
+    if discarded.exists():
+        discarded.rmtree()
+    checkpoints = workdir / CHECKPOINTS_NAME
+    if checkpoints.exists():  # Renamed first: half removed, a run must not look like one to go on with.
+        checkpoints.rename(discarded)
+        discarded.rmtree()
+    for path in [*workdir.glob(_EVENTS_PATTERN), *(workdir / name for name in _WRITTEN)]:
+        if path.is_dir():
+            path.rmtree()
+        else:
+            path.unlink(missing_ok=True)

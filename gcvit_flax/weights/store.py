@@ -106,18 +106,53 @@ def load_model(
     Raises:
       UserError: `path` is not a model folder or is damaged, or a change does not fit its weights.
     """
-    config, preprocessing, flat = read_folder(path)
-    changes = {"image_size": image_size, "num_classes": num_classes, "pad_to_windows": pad_to_windows}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    new_config = resolve_config(config, reference=reference, **changes)
-    if image_size is not None:
-        preprocessing = dataclasses.replace(preprocessing, image_size=as_pair("image_size", image_size))
-    flat, notes = adapt(flat, config, new_config, seed=seed)
-    for note in notes:
-        logger.info("%s: %s", path, note)
-    model = GCViT(new_config, preprocessing, dtype=dtype, remat=remat)
+    model = adapted_model(
+        path,
+        dtype=dtype,
+        image_size=image_size,
+        num_classes=num_classes,
+        reference=reference,
+        remat=remat,
+        pad_to_windows=pad_to_windows,
+    )
+    flat = adapted_params(path, model.config, seed)
     # One at a time, so that no parameter is in memory twice for long.
     return model, {"params": unflatten({name: jnp.asarray(flat.pop(name)) for name in list(flat)})}
+
+
+def adapted_model(
+    path: epath.PathLike,
+    *,
+    dtype: Any,
+    remat: bool,
+    reference: str | None = None,
+    image_size: int | Sequence[int] | None = None,
+    **changes: Any,
+) -> GCViT:
+    """The model of the folder `path` with `load_model`'s changes, without reading its parameters.
+
+    Raises:
+      UserError: `path` is not a model folder, or a change does not fit its network.
+    """
+    config, preprocessing = read_settings(read_card(_absolute(path)), _absolute(path) / CARD_NAME)
+    changes = {name: value for name, value in {**changes, "image_size": image_size}.items() if value is not None}
+    config = resolve_config(config, reference=reference, **changes)
+    if image_size is not None:
+        preprocessing = dataclasses.replace(preprocessing, image_size=as_pair("image_size", image_size))
+    return GCViT(config, preprocessing, dtype=dtype, remat=remat)
+
+
+def adapted_params(path: epath.PathLike, config: GCViTConfig, seed: int) -> dict[str, np.ndarray]:
+    """The flat parameters of the folder `path`, on the host, made to fit `config`; each change is logged.
+
+    Raises:
+      UserError: `path` is not a model folder or is damaged, or its weights cannot be made to fit.
+    """
+    saved_config, _, flat = read_folder(path)
+    flat, notes = adapt(flat, saved_config, config, seed=seed)
+    for note in notes:
+        logger.info("%s: %s", path, note)
+    return flat
 
 
 def read_folder(path: epath.PathLike) -> tuple[GCViTConfig, Preprocessing, dict[str, np.ndarray]]:

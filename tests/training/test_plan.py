@@ -1,33 +1,69 @@
+import dataclasses
+
+import pytest
+
 from gcvit_flax.training.config import TrainConfig
-from gcvit_flax.training.plan import Plan
+from gcvit_flax.training.plan import Plan, settle
+from gcvit_flax.training.presets import PRESETS
+from gcvit_flax.variants import VARIANTS
 
 
-def epoch_ends(plan: Plan) -> list[int]:
-    return [step for step in range(1, plan.last_step + 1) if plan.ends_epoch(step)]
+def evaluations(plan: Plan) -> list[int]:
+    return [step for step in range(1, plan.last_step + 1) if plan.evaluates(step)]
 
 
 def test_epochs_end_where_the_data_does():
     """3,303 images in batches of 32 are 103.2 steps: epochs end in the step that sees the last image."""
-    plan = Plan.of(TrainConfig(epochs=5, batch_size=32), 3303)
+    plan = Plan(TrainConfig(epochs=5, batch_size=32), 3303)
     assert (plan.total_steps, plan.last_step) == (516, 516)
-    assert epoch_ends(plan) == [104, 207, 310, 413, 516]
+    assert evaluations(plan) == [104, 207, 310, 413, 516]
     assert plan.epochs(516) == 516 * 32 / 3303
 
 
 def test_whole_epochs_end_exactly_even_where_floats_would_not():
     for examples in range(1, 200):
-        plan = Plan.of(TrainConfig(epochs=examples, batch_size=examples), examples)
-        assert epoch_ends(plan) == list(range(1, examples + 1))
-    plan = Plan.of(TrainConfig(epochs=3, batch_size=3), 147)
-    assert epoch_ends(plan) == [49, 98, 147]
+        plan = Plan(TrainConfig(epochs=examples, batch_size=examples), examples)
+        assert evaluations(plan) == list(range(1, examples + 1))
+    plan = Plan(TrainConfig(epochs=3, batch_size=3), 147)
+    assert evaluations(plan) == [49, 98, 147]
+
+
+def test_evaluations_and_checkpoints_in_between():
+    plan = Plan(TrainConfig(epochs=2, batch_size=1, evaluate_every=0.1), 100)
+    assert evaluations(plan) == list(range(10, 201, 10))
+    plan = Plan(TrainConfig(epochs=4, batch_size=1, evaluate_every=3, save_every=30), 20)
+    assert evaluations(plan) == [60, 80]
+    assert [step for step in range(1, 81) if plan.saves(step)] == [30, 60, 80]
 
 
 def test_max_steps_stops_early_on_the_same_schedule():
-    plan = Plan.of(TrainConfig(epochs=5, batch_size=10, max_steps=7), 100)
+    plan = Plan(TrainConfig(epochs=5, batch_size=10, max_steps=7), 100)
     assert (plan.total_steps, plan.last_step) == (50, 7)
-    assert epoch_ends(plan) == [7]
-    assert Plan.of(TrainConfig(epochs=5, batch_size=10, max_steps=70), 100).last_step == 50
+    assert evaluations(plan) == [7]
+    assert Plan(TrainConfig(epochs=5, batch_size=10, max_steps=70), 100).last_step == 50
 
 
 def test_data_smaller_than_a_batch():
-    assert epoch_ends(Plan.of(TrainConfig(epochs=2, batch_size=10), 4)) == [1]
+    assert evaluations(Plan(TrainConfig(epochs=2, batch_size=10), 4)) == [1]
+
+
+@pytest.mark.parametrize(("variant", "batch_size"), [("gcvit_tiny", 4096), ("gcvit_base", 1024)])
+def test_the_imagenet_preset_is_the_official_recipe(variant, batch_size):
+    config = settle(PRESETS["imagenet"], VARIANTS[variant])
+    assert (config.batch_size, config.learning_rate) == (batch_size, 5e-3)
+    half = settle(dataclasses.replace(PRESETS["imagenet"], batch_size=batch_size // 2), VARIANTS[variant])
+    assert half.learning_rate == 2.5e-3
+
+    plan = Plan(config, 1_281_167)
+    per_epoch = 1_281_167 / batch_size
+    assert plan.total_steps == round(320 * per_epoch)
+    at = [plan.schedule(round(epoch * per_epoch)) for epoch in (0, 20, 310, 319)]
+    assert at == pytest.approx([1e-6, 0.99 * 5e-3, 5e-6, 5e-6], rel=1e-3)
+
+
+def test_the_flowers_preset_is_the_keras_run():
+    config = settle(PRESETS["flowers"], VARIANTS["gcvit_xxtiny"])
+    plan = Plan(config, 3303)
+    assert plan.last_step == 516 and len(evaluations(plan)) == 5  # 103.2 steps an epoch; Keras rounds up to 104.
+    assert {plan.schedule(step) for step in (0, 1, 200, 515)} == {1e-3}
+    assert (config.weight_decay, config.clip_norm, config.label_smoothing, config.squash) == (0, None, 0, True)

@@ -1,64 +1,100 @@
-import json
+import shutil
 
 import pytest
+from etils import epath
 
-from gcvit_flax.training.metrics import MetricsLog, read_metrics
-from gcvit_flax.training.workdir import locked, prepare
+from gcvit_flax.training.metrics import MetricsLog, read_metrics, score
+from gcvit_flax.training.workdir import locked, read_settings, run_to_resume, write_settings
 
 
-def test_a_workdir_goes_on_with_the_same_settings_alone(tmp_path):
-    prepare(tmp_path, {"seed": 1, "depths": (1, 2), "workers": 0}, frozenset({"workers"}), resume=True)
-    prepare(tmp_path, {"seed": 1, "depths": (1, 2), "workers": 4}, frozenset({"workers"}), resume=True)
-    assert json.loads((tmp_path / "config.json").read_text())["workers"] == 4
-    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+@pytest.fixture
+def workdir(tmp_path) -> epath.Path:
+    return epath.Path(tmp_path)
+
+
+def start(workdir, facts: dict, checkpoint: bool = True) -> None:
+    assert run_to_resume(workdir, facts, frozenset(), resume=True) is None
+    write_settings(workdir, facts | {"model": "as it was"})
+    if checkpoint:
+        (workdir / "checkpoints" / "5").mkdir(parents=True)
+
+
+def test_a_run_goes_on_with_the_same_facts_alone(workdir):
+    start(workdir, {"seed": 1, "depths": (1, 2), "workers": 0})
+    saved = run_to_resume(workdir, {"seed": 1, "depths": (1, 2), "workers": 4}, frozenset({"workers"}), resume=True)
+    assert saved["model"] == "as it was"
     with pytest.raises(ValueError, match=r"seed was 1 and is now 2"):
-        prepare(tmp_path, {"seed": 2, "depths": (1, 2)}, frozenset({"workers"}), resume=True)
+        run_to_resume(workdir, {"seed": 2, "depths": (1, 2), "workers": 0}, frozenset(), resume=True)
 
 
-def test_a_run_that_trained_nothing_gives_way(tmp_path):
-    prepare(tmp_path, {"seed": 1}, frozenset(), resume=True)
-    prepare(tmp_path, {"seed": 2}, frozenset(), resume=True)
-    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 2}
+def test_a_run_that_trained_nothing_gives_way(workdir):
+    start(workdir, {"seed": 1}, checkpoint=False)
+    (workdir / "checkpoints" / "5.orbax-checkpoint-tmp-17").mkdir(parents=True)  # As a crash in a save leaves it.
+    start(workdir, {"seed": 2})
+    assert read_settings(workdir)["seed"] == 2
 
 
-def test_starting_afresh_removes_what_a_run_wrote_and_nothing_else(tmp_path):
-    prepare(tmp_path, {"seed": 1}, frozenset(), resume=True)
-    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
-    (tmp_path / "events.out.tfevents.1.host").touch()
-    (tmp_path / "notes.txt").touch()
-    prepare(tmp_path, {"seed": 2}, frozenset(), resume=False)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "notes.txt"]
+def test_starting_afresh_removes_what_a_run_wrote_and_nothing_else(workdir):
+    start(workdir, {"seed": 1})
+    (workdir / "events.out.tfevents.1.host").touch()
+    (workdir / "profile" / "plugins").mkdir(parents=True)
+    (workdir / "notes.txt").touch()
+    assert run_to_resume(workdir, {"seed": 2}, frozenset(), resume=False) is None
+    assert sorted(path.name for path in workdir.iterdir()) == ["notes.txt"]
+
+
+def test_a_crash_while_starting_afresh_is_no_dead_end(workdir, monkeypatch):
+    def crash(path, *_, **__):
+        raise KeyboardInterrupt
+
+    start(workdir, {"seed": 1})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", crash)
+        run_to_resume(workdir, {"seed": 2}, frozenset(), resume=False)
+    assert run_to_resume(workdir, {"seed": 3}, frozenset(), resume=True) is None
+    write_settings(workdir, {"seed": 3})
+    (workdir / "config.json").rename(workdir / "config.json.partial")  # A crash before the first rename.
+    assert run_to_resume(workdir, {"seed": 4}, frozenset(), resume=True) is None
 
 
 @pytest.mark.parametrize("resume", [True, False])
-def test_a_folder_of_other_things_is_left_alone(tmp_path, resume):
-    (tmp_path / "thesis.tex").touch()
+def test_a_folder_of_other_things_is_left_alone(workdir, resume):
+    (workdir / "thesis.tex").touch()
     with pytest.raises(ValueError, match=r"not empty and holds no run \(thesis.tex"):
-        prepare(tmp_path, {}, frozenset(), resume)
+        run_to_resume(workdir, {}, frozenset(), resume)
 
 
-def test_one_run_at_a_time(tmp_path):
+def test_one_run_at_a_time(workdir):
     with (
-        locked(tmp_path / "run"),
+        locked(workdir / "run"),
         pytest.raises(ValueError, match="in use by another run"),
-        locked(tmp_path / "run"),
+        locked(workdir / "run"),
     ):
         pass
-    with locked(tmp_path / "run"):
+    with locked(workdir / "run"):
         pass
 
 
-def test_metrics_beyond_the_checkpoint_are_dropped(tmp_path):
-    log = MetricsLog(tmp_path, 0)
+def test_metrics_beyond_the_checkpoint_are_dropped(workdir):
+    log = MetricsLog(workdir, 0)
     for step in (1, 2, 3):
         log.write(step, step / 2, val_top1=step / 10, val_loss=1.0)
     log.close()
-    with (tmp_path / "metrics.jsonl").open("a") as stream:
+    with (workdir / "metrics.jsonl").open("a") as stream:
         stream.write('{"step": 4, "trai')  # As a crash leaves it.
-    log = MetricsLog(tmp_path, 2)
-    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]
-    assert not log.improves({"val_top1": 0.2, "val_loss": 1.5})
-    assert log.improves({"val_top1": 0.2, "val_loss": 0.5})
+    log = MetricsLog(workdir, 2)
+    assert [record["step"] for record in read_metrics(workdir)] == [1, 2]
+    assert log.best("val") == score({"top1": 0.2, "loss": 1.0}) and log.best("ema_val") is None
+    assert score({"top1": 0.2, "loss": 1.5}) < log.best("val") < score({"top1": 0.2, "loss": 0.5})
+    assert score({"top1": 0.2, "loss": 0.5}) < score({"top1": 0.2 + 1e-6, "loss": 100.0})
     log.write(3, 1.5, train_loss=0.5)
     log.close()
-    assert read_metrics(tmp_path)[-1] == {"step": 3, "epoch": 1.5, "train_loss": 0.5}
+    assert read_metrics(workdir)[-1] == {"step": 3, "epoch": 1.5, "train_loss": 0.5}
+
+
+def test_other_hosts_write_nothing(workdir):
+    log = MetricsLog(workdir, 0, writes=False)
+    log.write(1, 0.5, val_top1=0.3, val_loss=1.0)
+    log.close()
+    assert not list(workdir.iterdir())
+    assert log.best("val") == score({"top1": 0.3, "loss": 1.0})

@@ -1,0 +1,172 @@
+"""The training loop: batches in, steps on all devices, checkpoints and the best model out."""
+
+from contextlib import closing
+
+import jax
+import numpy as np
+from etils import epath
+
+import gcvit_flax
+from gcvit_flax.errors import UserError
+from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.model.init import abstract_params
+from gcvit_flax.training import hosts, steps
+from gcvit_flax.training.checkpoints import Checkpoints
+from gcvit_flax.training.config import TrainConfig
+from gcvit_flax.training.data import Data
+from gcvit_flax.training.evaluation import run_evaluation
+from gcvit_flax.training.metrics import score
+from gcvit_flax.training.packing import unpack
+from gcvit_flax.training.pipeline import training_batches
+from gcvit_flax.training.plan import Plan
+from gcvit_flax.training.preemption import SigtermWatch
+from gcvit_flax.training.profiling import Profile
+from gcvit_flax.training.report import Report
+from gcvit_flax.training.setup import first_params
+from gcvit_flax.training.steps import TrainState
+from gcvit_flax.weights.store import save_model
+
+Results = dict[str, dict[str, float]]
+
+
+class Run:
+    """One run: what it trains, on what, for how long, and where."""
+
+    def __init__(self, config: TrainConfig, data: Data, model: GCViT, devices: list, workdir: epath.Path):
+        self.config, self.data, self.model, self.devices, self.workdir = config, data, model, devices, workdir
+        self.plan = Plan(config, len(data.train))
+        self.eval_step = steps.make_eval_step(model, devices)
+        self.sync_check = steps.make_sync_check(devices)
+        self.unpack = jax.jit(lambda packed: unpack(packed, abstract_params(model)))
+
+    def execute(self, checkpoints: Checkpoints) -> None:
+        """Trains from the start, or from the newest checkpoint, to the last step or until SIGTERM."""
+        config, plan, schedule = self.config, self.plan, self.plan.schedule
+        state = steps.replicate(self._first_state(checkpoints), self.devices)
+        start = int(state.step)
+        self._describe(start)
+        train_step = steps.make_train_step(self.model, config, self.devices)
+        key = jax.random.key(config.seed)
+        batches = self._batches(start)
+        with (
+            closing(Report(self.workdir, self.model, plan, self.devices, start)) as report,
+            SigtermWatch() as sigterm,
+            Profile(config.profile, self.workdir / "profile") as profile,
+        ):
+            for step in range(start + 1, plan.last_step + 1):
+                profile.before(step)
+                with report.clock.waiting_for("input"):
+                    batch = next(batches)
+                skipped = batch.pop("skipped", 0)
+                batch = steps.shard(batch, self.devices)
+                state, metrics = train_step(state, batch, key, np.float32(schedule(step - 1)))
+                report.step(metrics, skipped)
+                profile.after(step, metrics)
+                stopping = sigterm.stops_after(step)
+                saving = stopping or plan.saves(step)
+                if saving or step % config.log_every == 0:
+                    report.training(step)
+                results = self._evaluate(step, state, report) if plan.evaluates(step) else None
+                if saving:
+                    checkpoints.save(state, results and score(results[self._judged]))
+                    report.clock.start()
+                if stopping:
+                    break
+        self._say_where(step)
+
+    @property
+    def _judged(self) -> str:
+        """The evaluation that decides which model is the best."""
+        return "ema_val" if self.config.ema_decay else "val"
+
+    def _first_state(self, checkpoints: Checkpoints) -> TrainState:
+        """On the host: the newest checkpoint, or else the start from --init-from or from the seed."""
+        if checkpoints.latest_step is None:
+            return steps.start_state(self.model, first_params(self.config, self.model), self.config)
+        like = jax.eval_shape(
+            lambda params: steps.start_state(self.model, params, self.config), abstract_params(self.model)
+        )
+        return checkpoints.restore(like)
+
+    def _batches(self, start_step: int):
+        config = self.config
+        return training_batches(
+            self.data.train,
+            self.model.preprocessing,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=start_step,
+            crop_area=config.crop_area,
+            squash=config.squash,
+            skip_corrupt=config.skip_corrupt,
+            workers=config.workers,
+            process=(jax.process_index(), jax.process_count()),
+        )
+
+    def _evaluate(self, step: int, state: TrainState, report: Report) -> Results:
+        """Evaluates, and keeps the model where it is the best so far; the line in metrics.jsonl comes last."""
+        packed = {"val": state.params} | ({"ema_val": state.ema_params} if self.config.ema_decay else {})
+        if not self.sync_check(packed):
+            raise UserError(
+                f"the devices hold different parameters after step {step}, where all must be equal: go on from the "
+                "last checkpoint, without the faulty device if it happens again"
+            )
+        trees = {prefix: self.unpack(params) for prefix, params in packed.items()}
+        results = {
+            prefix: run_evaluation(
+                self.eval_step,
+                params,
+                self.data.validation,
+                self.model.preprocessing,
+                self.config.batch_size,
+                self.devices,
+                self.config.skip_corrupt,
+            )
+            for prefix, params in trees.items()
+        }
+        if report.improves(results, self._judged) and hosts.is_first():
+            self._save_model(step, trees[self._judged], results[self._judged])
+        report.evaluation(step, results)
+        return results
+
+    def _save_model(self, step: int, params, results: dict[str, float]) -> None:
+        provenance = {"trained_by": "gcvit_flax train.py", "data": self.config.data, "step": step}
+        provenance |= {f"val_{name}": value for name, value in results.items()}
+        named = self.model.config.num_classes == len(self.data.class_names)
+        save_model(
+            self.workdir / "model",
+            self.model,
+            {"params": params},
+            class_names=self.data.class_names if named else None,
+            provenance=provenance,
+        )
+
+    def _describe(self, start: int) -> None:
+        if not hosts.is_first():
+            return
+        count = sum(x.size for x in jax.tree.leaves(abstract_params(self.model)))
+        size = "x".join(map(str, self.model.preprocessing.image_size))
+        devices = len(self.devices) * hosts.count()
+        places = f"{devices} {self.devices[0].platform} device{'s'[: devices > 1]}"
+        print(
+            f"model: {count:,} parameters, {size} px, {len(self.data.class_names)} classes (gcvit_flax "
+            f"{gcvit_flax.__version__})\n"
+            f"data: {len(self.data.train):,} training and {len(self.data.validation):,} validation images "
+            f"({self.config.data})\n"
+            f"run: steps {start + 1:,} to {self.plan.last_step:,} of {self.plan.total_steps:,}, "
+            f"{self.config.batch_size} images each, on {places}{f' of {hosts.count()} hosts' * (hosts.count() > 1)}, "
+            f"in {self.config.workdir}\n"
+            "compiling the training step (once; later runs find it in the cache) ...",
+            flush=True,
+        )
+
+    def _say_where(self, step: int) -> None:
+        where = self.config.workdir
+        if not hosts.is_first():
+            return
+        if step < self.plan.last_step:
+            print(f"stopped by SIGTERM: saved at step {step} in {where}; the same command goes on from there")
+            return
+        print(
+            f"done: the best model is in {where}/model, metrics in {where}/metrics.jsonl, curves in {where}/curves.png"
+        )

@@ -1,0 +1,94 @@
+"""Where a step's time goes, the memory it takes, and how much of the hardware's peak it reaches."""
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+
+from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.model.init import abstract_params
+
+# Dense bfloat16 FLOP/s of one JAX device, from the vendors' data sheets (cloud.google.com/tpu/docs, nvidia.com).
+_PEAK_FLOPS = {
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "Tesla V100": 125e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+_TRAINING_FACTOR = 3  # The backward pass is two forward passes' work.
+
+
+class StepClock:
+    """Times steps between two reports, split into waiting for input, waiting for the devices, and the rest."""
+
+    def __init__(self, model: GCViT, batch_size: int, devices: list[jax.Device]):
+        self._batch_size, self._devices = batch_size, devices
+        peak = peak_flops(devices[0])
+        # Images a second at which all devices would do nothing but useful operations.
+        self._peak_rate = peak and peak * len(devices) * jax.process_count() / training_flops(model)
+        self.start()
+
+    def start(self) -> None:
+        """Starts anew; what happened before, such as compiling or evaluating, does not count."""
+        self._began = time.perf_counter()
+        self._steps = 0
+        self._waited = {"input": 0.0, "device": 0.0}
+
+    def step(self) -> None:
+        """Counts a step."""
+        self._steps += 1
+
+    @contextmanager
+    def waiting_for(self, what: str) -> Iterator[None]:
+        """Counts the block's time as waiting for "input" or "device"."""
+        began = time.perf_counter()
+        yield
+        self._waited[what] += time.perf_counter() - began
+
+    def report(self) -> dict[str, float]:
+        """Images a second over all hosts, shares of the time, peak memory in GiB, and utilisation where known."""
+        memory = {"peak_memory_gib": round(peak_memory(self._devices), 3)}
+        if not self._steps:
+            return memory
+        elapsed = time.perf_counter() - self._began
+        rate = self._steps * self._batch_size / elapsed
+        values = memory | {"images_per_second": round(rate, 2)}
+        values |= {f"{what}_share": round(waited / elapsed, 4) for what, waited in self._waited.items()}
+        if self._peak_rate:
+            values["model_flop_utilisation"] = round(rate / self._peak_rate, 4)
+        self.start()
+        return values
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """bfloat16 FLOP/s that `device` can do at most, None where that is not known."""
+    names = [name for name in _PEAK_FLOPS if device.device_kind.startswith(name)]
+    return _PEAK_FLOPS[max(names, key=len)] if names else None
+
+
+def training_flops(model: GCViT) -> float:
+    """FLOPs of a training step for one image: those of the forward pass, as XLA counts them, times three."""
+    size = model.preprocessing.image_size
+    images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    forward = jax.jit(model.apply).lower({"params": abstract_params(model)}, images)
+    return _TRAINING_FACTOR * forward.cost_analysis()["flops"]
+
+
+def peak_memory(devices: list[jax.Device]) -> float:
+    """The most memory in GiB in use so far: of the fullest accelerator, or on a CPU of this process."""
+    statistics = [device.memory_stats() for device in devices]
+    if all(statistics):
+        return max(s["peak_bytes_in_use"] for s in statistics) / 2**30
+    # Kilobytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30

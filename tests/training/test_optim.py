@@ -1,0 +1,141 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small import TINY
+
+from gcvit_flax.model.gcvit import create_model
+from gcvit_flax.model.init import abstract_params, init_params
+from gcvit_flax.training.config import TrainConfig
+from gcvit_flax.training.optim import (
+    constant_schedule,
+    cosine_schedule,
+    ema_rate,
+    learning_rate_scales,
+    make_optimizer,
+)
+from gcvit_flax.training.packing import pack, unpack
+
+DEPTHS = (1, 1, 1, 1)
+PARAMS = {
+    "patch_embed": {"proj": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([0.5])}},
+    "norm": {"scale": jnp.array([2.0])},
+    "head": {"kernel": jnp.array([[3.0, 4.0]]), "bias": jnp.array([-1.0, 1.0])},
+}
+GRADS = jax.tree.map(lambda x: 0.1 * x, PARAMS)
+
+
+def first_update(config: TrainConfig):
+    """The first update as a tree, and the optimiser's first state."""
+    optimizer = make_optimizer(config, PARAMS, DEPTHS)
+    state = optimizer.init(pack(PARAMS))
+    return unpack(optimizer.update(pack(GRADS), state, pack(PARAMS))[0], PARAMS), state
+
+
+def test_packing_loses_nothing():
+    params = init_params(create_model(TINY), jax.random.key(0))
+    packed = pack(params)
+    assert {path.rsplit("/", 1)[1] for path in packed["kernel"]} == {"kernel"}
+    assert packed["rest"].size + sum(x.size for x in packed["kernel"].values()) == sum(
+        x.size for x in jax.tree.leaves(params)
+    )
+    jax.tree.map(np.testing.assert_array_equal, unpack(packed, params), params)
+
+
+@pytest.mark.parametrize("epsilon", [1e-8, 1e-2])
+def test_the_update_is_adamw(epsilon):
+    config = TrainConfig(weight_decay=0.1, clip_norm=None, adam_epsilon=epsilon)
+    kernels = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", PARAMS)
+    theirs = optax.adamw(1e-2, weight_decay=0.1, mask=kernels, eps=epsilon)
+    expected, _ = theirs.update(GRADS, theirs.init(PARAMS), PARAMS)
+    update, _ = first_update(config)
+    for a, b in zip(jax.tree.leaves(update), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(-1e-2 * a, b, rtol=1e-6)
+
+
+def test_gradients_are_clipped_to_the_global_norm():
+    """Adam's first update does not change with the gradients' scale, but for its epsilon, which is large here."""
+    scaled = jax.tree.map(lambda x: x * 0.05 / optax.tree.norm(GRADS), GRADS)
+    for clip_norm, grads in ((0.05, scaled), (100.0, GRADS), (None, GRADS)):
+        update, _ = first_update(TrainConfig(weight_decay=0.0, clip_norm=clip_norm, adam_epsilon=1.0))
+        for a, grad in zip(jax.tree.leaves(update), jax.tree.leaves(grads), strict=True):
+            np.testing.assert_allclose(a, grad / (jnp.abs(grad) + 1), rtol=1e-5)
+
+
+def test_what_is_not_trained_neither_changes_nor_has_moments():
+    update, state = first_update(TrainConfig(weight_decay=0.1, head_only=True))
+    assert all(not np.any(x) for x in jax.tree.leaves([update["patch_embed"], update["norm"]]))
+    assert all(np.all(x) for x in jax.tree.leaves(update["head"]))
+    # Two moments of the head's kernel and of everything but kernels, and the count.
+    assert sum(x.size for x in jax.tree.leaves(state)) == 2 * (2 + 4) + 1
+
+
+def test_weight_decay_spares_all_but_kernels():
+    decayed, _ = first_update(TrainConfig(weight_decay=0.5))
+    plain, _ = first_update(TrainConfig(weight_decay=0.0))
+    added = jax.tree.map(jnp.subtract, decayed, plain)
+    expected = jax.tree.map(jnp.zeros_like, PARAMS)
+    for layer, name in ((expected["patch_embed"]["proj"], "patch_embed"), (expected["head"], "head")):
+        layer["kernel"] = 0.5 * (PARAMS[name]["proj"] if name == "patch_embed" else PARAMS[name])["kernel"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), added, expected)
+    # In the whole network, what is not called kernel is what the recipe spares.
+    params = abstract_params(create_model(TINY, layer_scale=0.1))
+    names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    assert names - {"kernel"} == {"bias", "scale", "gamma1", "gamma2", "relative_position_bias_table"}
+
+
+def test_the_learning_rate_decays_from_the_head_to_the_stem():
+    model = create_model(TINY)  # Depths 2, 1, 1, 1: the stem, five blocks, and the head.
+    scales = learning_rate_scales(abstract_params(model), model.config.depths, TrainConfig(layer_decay=0.5))
+    found = {}
+    for path, scale in jax.tree_util.tree_leaves_with_path(scales):
+        found.setdefault("/".join(key.key for key in path[:2]), set()).add(scale)
+    expected = {
+        "patch_embed/proj": 6,
+        "levels_0/q_global_gen": 5,
+        "levels_0/blocks_0": 5,
+        "levels_0/blocks_1": 4,
+        "levels_0/downsample": 4,
+        "levels_1/blocks_0": 3,
+        "levels_2/downsample": 2,
+        "levels_3/blocks_0": 1,
+        "norm/scale": 0,
+        "head/kernel": 0,
+    }
+    for name, blocks in expected.items():
+        assert found[name] == {0.5**blocks}, name
+    decayed, _ = first_update(TrainConfig(layer_decay=0.5))
+    full, _ = first_update(TrainConfig())
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b / 2**5, rtol=1e-6), decayed["patch_embed"], full["patch_embed"]
+    )
+    jax.tree.map(np.testing.assert_array_equal, [decayed["norm"], decayed["head"]], [full["norm"], full["head"]])
+
+
+def test_the_warm_up_lies_inside_the_cosine():
+    schedule = cosine_schedule(peak=5e-3, warmup_steps=20, cosine_steps=310)
+    assert schedule(0) == 1e-6
+    assert schedule(10) == pytest.approx((5e-3 + 1e-6) / 2, rel=1e-6)
+    assert schedule(20) == pytest.approx(0.990 * 5e-3, rel=1e-3)  # What the official cosine gives at epoch 20.
+    assert schedule(310) == schedule(319) == pytest.approx(5e-6)
+    assert cosine_schedule(1e-3, 0, 10)(0) == 1e-3
+
+
+def test_the_constant_schedule_warms_up_too():
+    schedule = constant_schedule(1e-3, 4)
+    assert schedule(0) == 1e-6 and schedule(4) == schedule(1000) == 1e-3
+    assert constant_schedule(1e-3, 0)(0) == 1e-3
+
+
+def test_the_moving_average_has_no_bias_to_the_start():
+    """optax.ema corrects the bias when it is read, ours as it goes: the same average, and no trace of the start."""
+    values = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    theirs = optax.ema(0.9, debias=True)
+    state, average = theirs.init(jnp.zeros(3)), jnp.full(3, 10.0)
+    for count, value in enumerate(values, start=1):
+        expected, state = theirs.update(jnp.asarray(value), state)
+        average = optax.incremental_update(jnp.asarray(value), average, ema_rate(0.9, jnp.int32(count)))
+        np.testing.assert_allclose(average, expected, rtol=1e-4, atol=1e-5)
+    assert float(ema_rate(0.9998, jnp.int32(1))) == pytest.approx(1, abs=1e-6)
+    assert float(ema_rate(0.9998, jnp.int32(10**7))) == pytest.approx(2e-4, rel=1e-5)
