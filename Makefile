@@ -7,15 +7,19 @@ INSTALLED = $(VENV)/.installed
 PEERS = .venv-peers
 TIMM = .venv-timm
 
-.PHONY: train test test-peers test-timm lint format clean
+.PHONY: train test soak test-peers test-timm lint format clean
 
 train: $(INSTALLED)
 	$(RUN) train.py
 
 test: $(INSTALLED)
-	$(RUN) -m pytest -q -n 2 --dist loadscope --ignore=tests/peers
+	$(RUN) -m pytest -q -n 2 --dist loadscope --ignore=tests/peers --ignore=tests/soak
 
 # Parity with programs that nobody here wrote, each in an environment of its own.
+# Longer loops: a run killed again and again, and dropout on other numbers of devices.
+soak: $(INSTALLED)
+	KILLS=40 $(RUN) -m pytest -q -s tests/test_resume_cli.py tests/soak
+
 test-peers: $(INSTALLED) $(PEERS)/.installed
 	PEERS_PYTHON=$(PEERS)/bin/python $(RUN) -m pytest -q -s tests/peers/test_gcvit.py
 

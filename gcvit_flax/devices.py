@@ -27,7 +27,7 @@ def choose_devices(batch_size: int, count: int | None = None) -> list[jax.Device
     """
     devices, processes = jax.local_devices(), jax.process_count()
     if count is not None and not 1 <= count <= len(devices):
-        raise UserError(f"--devices must be from 1 to {len(devices)}, the {devices[0].platform} devices here, got {count}")
+        raise UserError(f"--devices must be from 1 to {len(devices)}, the number there are, got {count}")
     if count is not None and processes > 1 and count != len(devices):
         raise UserError(f"--devices {count} of {len(devices)} is for one host alone: leave it out where several train")
     if count is None and processes == 1 and jax.default_backend() == "cpu":

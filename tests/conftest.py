@@ -32,20 +32,21 @@ def finetune(photos) -> list:
     return [TRAIN, "finetune", "--data", f"folder:{photos}", *SMALL, "--log-every", "1", "--epochs", "1"]
 
 
+@pytest.fixture(scope="session")
+def environment(compiled_programs) -> dict[str, str]:
+    """The environment of a command line under test."""
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(compiled_programs)}
+
+
 @pytest.fixture
-def run_command(compiled_programs, tmp_path):
+def run_command(environment, tmp_path):
     """Runs a Python command line in an empty folder, as a user would, and returns the finished process."""
 
-    def run(*arguments, status: int = 0, **environment) -> subprocess.CompletedProcess:
+    def run(*arguments, status: int = 0, **variables) -> subprocess.CompletedProcess:
         process = subprocess.run(
             [sys.executable, *map(str, arguments)],
             cwd=tmp_path,
-            env={
-                **os.environ,
-                "JAX_PLATFORMS": "cpu",
-                "JAX_COMPILATION_CACHE_DIR": str(compiled_programs),
-                **environment,
-            },
+            env={**environment, **variables},
             capture_output=True,
             text=True,
             timeout=300,

@@ -26,7 +26,12 @@ TINY = GCViTConfig(
 )
 
 
+_VARYING = ("images_per_second", "input_share", "device_share", "peak_memory_gib")
+
+
 def read_metrics(workdir) -> list[dict]:
-    """The lines of metrics.jsonl, but for what differs from run to run."""
-    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in records]
+    """The whole lines of metrics.jsonl, but for what differs from run to run."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [{name: value for name, value in record.items() if name not in _VARYING} for record in records]

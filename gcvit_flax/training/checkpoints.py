@@ -73,6 +73,7 @@ class Checkpoints:
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _to_tree(state))
         try:
             tree = self._manager.restore(self.latest_step, args=ocp.args.StandardRestore(like))
+            jax.tree_util.tree_map_with_path(_check_shape, like, tree)  # Orbax gives whatever shapes it finds.
         except Exception as error:  # Orbax and TensorStore raise many types for what is missing or of other shapes.
             raise UserError(
                 f"checkpoint {self.latest_step} in {self._folder} cannot be restored ({_first_line(error)}): "
@@ -83,6 +84,11 @@ class Checkpoints:
 
 def _to_tree(state: TrainState) -> dict:
     return {name: getattr(state, name) for name in _SAVED if getattr(state, name) is not None}
+
+
+def _check_shape(path, expected: jax.ShapeDtypeStruct, found) -> None:
+    if found.shape != expected.shape:
+        raise ValueError(f"{jax.tree_util.keystr(path)} has shape {found.shape}, expected {expected.shape}")
 
 
 def _cannot_save(folder: epath.Path, error: Exception) -> UserError:

@@ -63,7 +63,7 @@ class TrainConfig:
     adam_epsilon: float = 1e-8
     # Largest global norm of the gradients; None does not clip.
     clip_norm: float | None = 5.0
-    # Factor on the learning rate from each block to the one before it; 1 for none.
+    # Factor on the learning rate from each block to the one before it, in a run with --init-from; 1 for none.
     layer_decay: float = 1.0
     # Train the head alone and leave all else as it is.
     head_only: bool = False

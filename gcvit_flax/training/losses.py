@@ -11,8 +11,11 @@ def smoothed_targets(labels: jax.Array, num_classes: int, smoothing: float) -> j
 
 
 def in_top(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
-    """Whether the label (b,) is among the k largest logits (b, classes); of equal logits the earlier class leads."""
+    """Whether the label (b,) is among the k largest logits (b, classes); of equal logits the earlier class leads.
+
+    Where the label's logit is NaN it never is.
+    """
     label_logit = jnp.take_along_axis(logits, labels[:, None], -1)
     earlier = jnp.arange(logits.shape[-1]) < labels[:, None]
     ahead = (logits > label_logit) | ((logits == label_logit) & earlier)
-    return ahead.sum(-1) < k
+    return (ahead.sum(-1) < k) & ~jnp.isnan(label_logit[:, 0])

@@ -13,7 +13,7 @@ _PUBLISHED_BATCH, _SMALL_PUBLISHED_BATCH = 4096, 1024
 
 
 def settle(config: TrainConfig, model_config: GCViTConfig) -> TrainConfig:
-    """`config` with its batch size and learning rate as plain numbers for this network.
+    """`config` with its batch size and learning rates as plain numbers for this network.
 
     The published recipe is for 4096 images a step up to gcvit_tiny2 and 1024 from gcvit_small on (128 and 32 images
     on each of 32 GPUs); the linear scaling of the rate with the batch is that of Goyal et al., 2017.
@@ -21,7 +21,10 @@ def settle(config: TrainConfig, model_config: GCViTConfig) -> TrainConfig:
     published = _PUBLISHED_BATCH if model_config.embed_dim < _SMALL_EMBED_DIM else _SMALL_PUBLISHED_BATCH
     batch_size = config.batch_size or published
     rate = config.learning_rate * (batch_size / published if config.scale_learning_rate else 1)
-    return dataclasses.replace(config, batch_size=batch_size, learning_rate=rate, scale_learning_rate=False)
+    layer_decay = config.layer_decay if config.init_from else 1.0  # Fresh layers have nothing to preserve.
+    return dataclasses.replace(
+        config, batch_size=batch_size, learning_rate=rate, scale_learning_rate=False, layer_decay=layer_decay
+    )
 
 
 @dataclasses.dataclass(frozen=True)

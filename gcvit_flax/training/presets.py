@@ -21,6 +21,7 @@ PRESETS = {
         epochs=20.0,
         batch_size=32,
         learning_rate=5e-4,
+        layer_decay=0.8,
     ),
     # The Keras example's run (architecture and optimiser as in "Image Classification using Global Context Vision
     # Transformer", keras.io): Adam with Keras's epsilon at a constant rate, whole images resized, mirrored only.
@@ -66,17 +67,32 @@ PRESET_HELP = {
     "digits": """Learns the 1,797 handwritten digits that come with the package.
 
     python train.py
+
+    Two CPU cores, two to three minutes, half of one compiling: 98 % of the held-out digits (measured, see README).
     """,
     "finetune": """Trains any variant on a folder of images or a prepared data set, from scratch or --init-from.
 
-    python train.py finetune --data folder:PHOTOS --image-size 128 --init-from MODEL_DIR
-    """,
-    "flowers": """The Keras example's run: five epochs on tf_flowers.
+    python train.py finetune --data folder:PHOTOS --init-from weights/gcvit_xxtiny
+    python train.py finetune --data folder:PHOTOS --image-size 96 --embed-dim 32 --epochs 30
 
-    python train.py flowers --init-from weights/gcvit_xxtiny
+    One GPU, or a small network on a CPU. With --init-from, layers far from the head learn more slowly
+    (--layer-decay), and --head-only trains nothing but the head. Measured on CPU: see README.
     """,
-    "imagenet": """The official ImageNet-1k recipe.
+    "flowers": """The Keras example's run: five epochs on tf_flowers, Adam at a constant rate, whole images resized.
 
-    python train.py imagenet --variant gcvit_tiny
+    python train.py flowers --init-from weights/gcvit_xxtiny     # converted with --reference keras_io
+    python train.py flowers                                      # from scratch
+
+    One GPU. The Keras example reports 92.1 % validation accuracy from the published ImageNet weights (not measured
+    here). tf_flowers is downloaded and prepared on first use, the last tenth of it held out.
+    """,
+    "imagenet": """The official ImageNet-1k recipe: 320 epochs, and the averaged parameters are the result.
+
+    python train.py imagenet --variant gcvit_tiny --workdir gs://BUCKET/gcvit_tiny
+
+    A TPU slice or a machine of GPUs; see the README for how to prepare the data. The batch is the published one,
+    4096 up to gcvit_tiny2 and 1024 from gcvit_small on; another --batch-size scales the learning rate with it, and
+    --accumulation-steps fits it into less memory. Published top-1 (GCViT's own repository, 2023): xxtiny 79.9,
+    xtiny 82.0, tiny 83.5, tiny2 83.7, small 84.3, small2 84.8, base 85.0, large 85.7 (not measured here).
     """,
 }

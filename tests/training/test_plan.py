@@ -61,6 +61,13 @@ def test_the_imagenet_preset_is_the_official_recipe(variant, batch_size):
     assert at == pytest.approx([1e-6, 0.99 * 5e-3, 5e-6, 5e-6], rel=1e-3)
 
 
+def test_layers_learn_at_different_rates_only_where_they_have_learned_before():
+    config = TrainConfig(layer_decay=0.8)
+    assert settle(config, VARIANTS["gcvit_tiny"]).layer_decay == 1
+    config = dataclasses.replace(config, init_from="weights/tiny")
+    assert settle(config, VARIANTS["gcvit_tiny"]).layer_decay == 0.8
+
+
 def test_the_flowers_preset_is_the_keras_run():
     config = settle(PRESETS["flowers"], VARIANTS["gcvit_xxtiny"])
     plan = Plan(config, 3303)

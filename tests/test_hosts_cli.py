@@ -1,0 +1,93 @@
+"""Several hosts, here processes of one machine, through the real command line."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from small import read_metrics
+
+# Everything that is random but dropout follows the example's place in the global batch.
+EVERYTHING = [
+    *("--batch-size", "8", "--dropout-rate", "0", "--ema-decay", "0.9", "--rand-augment", "9"),
+    *("--random-erasing", "0.5", "--mixup", "0.8", "--cutmix", "1", "--epochs", "2", "--devices"),
+]
+
+
+@pytest.fixture
+def start_hosts(finetune, environment, tmp_path):
+    """Starts train.py with other options on each of several hosts, which find each other."""
+    processes = []
+
+    def start(*options_of_hosts) -> list[subprocess.Popen]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = "127.0.0.1:{1}".format(*free.getsockname())
+        started = []
+        for number, options in enumerate(options_of_hosts):
+            hosts = ["--coordinator", address, "--num-processes", len(options_of_hosts), "--process-id", number]
+            command = [sys.executable, *map(str, [*finetune, *EVERYTHING, "2", *hosts, *options])]
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes))
+        processes.extend(started)
+        return started
+
+    yield start
+    for process in processes:
+        process.kill()
+
+
+def end(processes: list[subprocess.Popen], status: int = 0) -> list[str]:
+    """What the processes said, once all have ended with `status`."""
+    outputs = ["".join(process.communicate(timeout=300)) for process in processes]
+    assert [process.returncode for process in processes] == [status] * len(processes), outputs
+    return outputs
+
+
+def numbers(workdir, name: str) -> list[float]:
+    return [record[name] for record in read_metrics(workdir) if name in record]
+
+
+def test_two_hosts_of_two_devices_are_one_of_four_and_one_of_one(start_hosts, run_command, finetune, tmp_path):
+    first, second = end(start_hosts(["--workdir", "hosts"], ["--workdir", "hosts"]))
+    assert "on 4 cpu devices of 2 hosts" in first and "best model is in hosts/model" in first
+    assert "model" not in second and "step" not in second
+    run_command(*finetune, *EVERYTHING, "4", "--workdir", "four")
+    run_command(*finetune, *EVERYTHING, "1", "--workdir", "one", "--max-steps", "3")
+    run_command(*finetune, *EVERYTHING, "4", "--workdir", "one")  # A checkpoint goes on with other devices.
+    for name, count, tolerance in (
+        ("train_loss", 6, 1e-5),
+        ("val_loss", 2, 1e-5),
+        ("ema_val_loss", 2, 1e-5),
+        ("val_count", 2, 0),
+    ):
+        expected = numbers(tmp_path / "four", name)
+        assert len(expected) == count
+        for other in ("hosts", "one"):
+            np.testing.assert_allclose(numbers(tmp_path / other, name), expected, rtol=tolerance, err_msg=name)
+
+
+def test_sigterm_on_one_host_stops_both_at_one_step(start_hosts, run_command, finetune, tmp_path):
+    processes = start_hosts(["--epochs", "300"], ["--epochs", "300"])
+    metrics = tmp_path / "runs" / "finetune" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and '"step": 3' in metrics.read_text()):
+        assert processes[0].poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    processes[1].send_signal(signal.SIGTERM)
+    first, _ = end(processes)
+    step = int(first.split("saved at step ")[1].split()[0])
+    assert (tmp_path / "runs" / "finetune" / "checkpoints" / str(step)).is_dir()
+    again = run_command(*finetune, *EVERYTHING, "4", "--epochs", "300", "--max-steps", step + 1)
+    assert f"steps {step + 1} to {step + 1} of" in again.stdout
+
+
+def test_a_host_that_fails_ends_the_others(start_hosts):
+    first, second = end(start_hosts([], ["--data", "folder:nowhere"]), status=1)
+    assert "error: nowhere is not a folder" in second
+    assert "error: process 1 could not go on" in first
+    first, second = end(start_hosts([], ["--seed", "1"]), status=1)
+    assert "error: the hosts have different options or data" in first

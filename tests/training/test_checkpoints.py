@@ -1,0 +1,81 @@
+import resource
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from gcvit_flax.training.checkpoints import Checkpoints
+from gcvit_flax.training.steps import TrainState
+
+
+def state_at(step: int, size: int = 5) -> TrainState:
+    noise = np.random.default_rng(step).normal(size=size)  # Which does not compress.
+    params = {"kernel": {"head/kernel": jnp.float32(noise)}, "rest": jnp.arange(3.0)}
+    return TrainState(jnp.int32(step), None, params, None, {"mu": -params["rest"]}, None)
+
+
+@pytest.fixture
+def folder(tmp_path) -> epath.Path:
+    return epath.Path(tmp_path) / "checkpoints"
+
+
+@contextmanager
+def full_disk():
+    """No file may grow beyond a kilobyte: the system's errors are those of a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_the_last_and_the_best_are_kept(folder):
+    with Checkpoints(folder, keep=2) as checkpoints:
+        for step, score in ((1, 0.1), (2, 0.9), (3, None), (4, 0.3), (5, None), (6, 0.2)):
+            checkpoints.save(state_at(step), score)
+    assert sorted(int(path.name) for path in folder.iterdir()) == [2, 5, 6]
+
+
+def test_the_newest_comes_back_whole_and_on_the_host(folder):
+    with Checkpoints(folder, keep=2) as checkpoints:
+        assert checkpoints.latest_step is None
+        checkpoints.save(state_at(3))
+        checkpoints.save(state_at(3))  # A second time is no error.
+    with Checkpoints(folder, keep=2) as checkpoints:
+        state = checkpoints.restore(jax.eval_shape(lambda: state_at(0)))
+    assert int(state.step) == 3 and state.ema_params is None
+    assert isinstance(state.params["rest"], np.ndarray)
+    jax.tree.map(np.testing.assert_array_equal, state.params, state_at(3).params)
+    np.testing.assert_array_equal(state.opt_state["mu"], [0, -1, -2])
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_earlier_checkpoint(folder):
+    big = state_at(2, 100_000)
+    with Checkpoints(folder, keep=1) as checkpoints:
+        checkpoints.save(state_at(1, 100_000))
+    with (
+        pytest.raises(ValueError, match=r"a checkpoint cannot be written in .*checkpoints \(.+\): make room"),
+        Checkpoints(folder, keep=1) as checkpoints,
+        full_disk(),
+    ):
+        checkpoints.save(big)
+        checkpoints.save(state_at(3, 100_000))
+    with Checkpoints(folder, keep=1) as checkpoints:
+        assert checkpoints.latest_step == 1
+        state = checkpoints.restore(jax.eval_shape(lambda: big))
+    jax.tree.map(np.testing.assert_array_equal, state.params, state_at(1, 100_000).params)
+
+
+def test_a_checkpoint_of_another_model_or_a_damaged_one_is_named(folder):
+    with Checkpoints(folder, keep=2) as checkpoints:
+        checkpoints.save(state_at(7))
+        with pytest.raises(ValueError, match=r"checkpoint 7 in .* cannot be restored .*shape \(5,\), expected \(6,\)"):
+            checkpoints.restore(jax.eval_shape(lambda: state_at(0, size=6)))
+    for path in folder.glob("7/default/d/*"):
+        path.write_bytes(b"")
+    with Checkpoints(folder, keep=2) as checkpoints, pytest.raises(ValueError, match="cannot be restored"):
+        checkpoints.restore(jax.eval_shape(lambda: state_at(0)))
