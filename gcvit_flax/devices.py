@@ -1,12 +1,18 @@
 """Which devices a run uses, and where compiled programs are kept between runs."""
 
 import contextlib
+import logging
 import os
-from pathlib import Path
+import tempfile
 
 import jax
+from etils import epath
 
 from gcvit_flax.errors import UserError
+
+logger = logging.getLogger("gcvit_flax")
+
+_PROBE_BYTES = 2**20  # As large as a compiled program, to see whether there is room.
 
 
 def simulate_devices(count: int | None = None) -> None:
@@ -19,8 +25,10 @@ def simulate_devices(count: int | None = None) -> None:
         jax.config.update("jax_num_cpu_devices", count or cores)
 
 
-def choose_devices(batch_size: int, count: int | None = None) -> list[jax.Device]:
+def choose_devices(batch_size: int, count: int | None = None, unit: int = 1) -> list[jax.Device]:
     """The local devices to spread a batch over: `count` of them, or all; on a CPU, as many as divide the batch.
+
+    Each device's share must be a multiple of `unit`.
 
     Raises:
       UserError: (a ValueError) a batch that the devices do not divide, or more devices than there are.
@@ -31,21 +39,34 @@ def choose_devices(batch_size: int, count: int | None = None) -> list[jax.Device
     if count is not None and processes > 1 and count != len(devices):
         raise UserError(f"--devices {count} of {len(devices)} is for one host alone: leave it out where several train")
     if count is None and processes == 1 and jax.default_backend() == "cpu":
-        count = _largest_divisor(batch_size, len(devices))
+        count = max((n for n in range(1, len(devices) + 1) if batch_size % (n * unit) == 0), default=None)
     devices = devices[:count]
-    if batch_size % (len(devices) * processes):
+    multiple = len(devices) * processes * unit
+    if batch_size % multiple:
+        shares = f" in shares that are multiples of {unit}" if unit > 1 else ""
         raise UserError(
-            f"a batch of {batch_size} does not divide over {len(devices) * processes} devices: "
-            "change --batch-size or --devices"
+            f"a batch of {batch_size} does not divide over {len(devices) * processes} devices{shares}: "
+            f"make --batch-size a multiple of {multiple}, or change --devices"
         )
     return devices
 
 
-def _largest_divisor(number: int, limit: int) -> int:
-    return max(n for n in range(1, limit + 1) if number % n == 0)
-
-
 def keep_compiled_programs() -> None:
-    """Turns on JAX's persistent compilation cache, in JAX_COMPILATION_CACHE_DIR or ~/.cache/gcvit_flax."""
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "gcvit_flax"))
+    """Turns on JAX's persistent compilation cache, in JAX_COMPILATION_CACHE_DIR or ~/.cache/gcvit_flax.
+
+    Where nothing can be written there, a warning says so and every program is compiled anew.
+    """
+    folder = epath.Path(jax.config.jax_compilation_cache_dir or os.path.expanduser("~/.cache/gcvit_flax"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if "://" not in str(folder):
+            with tempfile.TemporaryFile(dir=folder) as probe:
+                probe.write(bytes(_PROBE_BYTES))
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    except OSError as error:
+        jax.config.update("jax_compilation_cache_dir", None)
+        logger.warning(
+            "compiled programs cannot be kept (%s): every run compiles anew; free the folder or set "
+            "JAX_COMPILATION_CACHE_DIR to another",
+            error,
+        )

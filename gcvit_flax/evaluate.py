@@ -6,11 +6,13 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gcvit_flax.errors import UserError, run_cli
+from gcvit_flax.weights.classes import imagenet_classes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,7 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
     parser.add_argument("--data", required=True, help="digits, folder:PATH or tfds:NAME")
     parser.add_argument("--split", help="part to evaluate on (default: val, else test, else the held-out fraction)")
-    parser.add_argument("--val-fraction", type=float, default=0.1, help="share held out where there is no such part")
+    parser.add_argument(
+        "--val-fraction", type=float, help="share held out where there is no such part (default: as in training, or .1)"
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="images at a time, over all devices")
     parser.add_argument("--devices", type=int, help="devices to use (default: all that divide the batch)")
     parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be read")
@@ -50,7 +54,7 @@ def evaluate(
     model_dir: str,
     data_spec: str,
     split: str | None = None,
-    val_fraction: float = 0.1,
+    val_fraction: float | None = None,
     batch_size: int = 32,
     *,
     devices: int | None = None,
@@ -77,8 +81,10 @@ def evaluate(
     chosen = choose_devices(batch_size, devices)
     if confusion is not None:
         _check_writable(confusion)  # Before the work.
-    data = open_data(data_spec, val_fraction, split)
     card = read_card(model_dir)
+    if val_fraction is None:  # Not another one: it could be images that the model was trained on.
+        val_fraction = (card["provenance"] or {}).get("val_fraction", 0.1)
+    data = open_data(data_spec, val_fraction, split)
     model, variables = load_model(model_dir)
     _check_classes(data.class_names, card["class_names"], model.config.num_classes)
     source, preprocessing = data.validation, model.preprocessing
@@ -109,11 +115,18 @@ def _check_classes(of_data: tuple[str, ...], of_model: list[str] | None, num_cla
     """Labels are positions, so a model and data of different classes would be compared in vain."""
     if len(of_data) > num_classes:
         raise UserError(f"the data has {len(of_data)} classes and the model {num_classes}: evaluate on data of its own")
+    if of_model == imagenet_classes() and _are_imagenet_ids(of_data):
+        return
     for name, other in zip(of_data, of_model or (), strict=False):
         if name != other:
             raise UserError(
                 f"the data's class {name!r} stands where the model has {other!r}: name and order them alike"
             )
+
+
+def _are_imagenet_ids(names: tuple[str, ...]) -> bool:
+    """Whether classes are named n01440764 ... as in ImageNet's own folders, whose sorted order numbers its classes."""
+    return len(names) == 1000 and list(names) == sorted(names) and all(re.fullmatch(r"n\d{8}", n) for n in names)
 
 
 def _by_class(counts, names: Sequence[str]) -> dict[str, dict[str, float | None]]:

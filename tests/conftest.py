@@ -32,6 +32,12 @@ def finetune(photos) -> list:
     return [TRAIN, "finetune", "--data", f"folder:{photos}", *SMALL, "--log-every", "1", "--epochs", "1"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept_programs(compiled_programs) -> None:
+    """What one test has compiled, no other compiles again."""
+    jax.config.update("jax_compilation_cache_dir", str(compiled_programs))
+
+
 @pytest.fixture(scope="session")
 def environment(compiled_programs) -> dict[str, str]:
     """The environment of a command line under test."""

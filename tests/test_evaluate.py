@@ -13,6 +13,7 @@ import gcvit_flax
 from gcvit_flax import confusion, devices, evaluate
 from gcvit_flax.errors import UserError
 from gcvit_flax.training import evaluation
+from gcvit_flax.weights.classes import imagenet_classes
 
 CLASSES = ("blue_things", "green_things", "red_things")
 
@@ -133,3 +134,11 @@ def test_the_picture_has_room_for_every_class(classes, tmp_path):
     assert side + 100 < pixels.shape[0] < side + 400  # The names stand below, on paper that grew with them.
     blue = (pixels[..., 2] > pixels[..., 0] + 60) & (pixels[..., 0] < 40)
     assert blue[:, :-200].any(1).sum() > 0.9 * side, "the diagonal"
+
+
+def test_imagenet_by_its_folder_names_fits_its_models_alone():
+    folders = tuple(f"n{number:08d}" for number in range(1_440_764, 1_441_764))
+    evaluate._check_classes(folders, imagenet_classes(), 1000)
+    for folders_then, names in ((folders, [f"c{i}" for i in range(1000)]), (folders[::-1], imagenet_classes())):
+        with pytest.raises(ValueError, match="stands where the model has"):
+            evaluate._check_classes(folders_then, names, 1000)

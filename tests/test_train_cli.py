@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from small import TRAIN, read_metrics
 
-from gcvit_flax import devices
 from gcvit_flax.errors import run_cli
 from gcvit_flax.training import cli
 
@@ -68,14 +67,23 @@ def bad_inputs(photos, tmp_path) -> dict[tuple, tuple[int, str]]:
         ("--data", "folder:nowhere"): (1, "nowhere is not a folder"),
         ("--data", f"folder:{empty_class}"): (1, "cat holds no images"),
         ("--data", f"folder:{one_class}"): (1, "single class"),
-        ("--data", f"folder:{broken}"): (1, "not an image that Pillow can read"),
+        ("--data", f"folder:{broken}", "--workdir", "broken"): (1, "not an image that Pillow can read"),
         ("--variant", "gcvit_huge"): (1, "unknown variant 'gcvit_huge'"),
         ("--image-size", "50"): (1, "does not divide into the official windows"),
         ("--batch-size", "9", "--devices", "2"): (1, "a batch of 9 does not divide over 2 devices"),
         ("--num-classes", "2"): (1, "fewer than the data's 3 classes"),
         ("--learning-rate", "-1"): (1, "--learning-rate must be positive"),
-        ("--learning-rate", "1e20"): (1, "the training loss became nan"),
+        ("--learning-rate", "1e30", "--warmup-epochs", "0", "--log-every", "2", "--workdir", "steep"): (
+            1,
+            "in steps 1 to 2: start again",
+        ),
+        ("--seed", "-1"): (1, "--seed must be at least 0"),
+        ("--epochs", "inf"): (1, "--epochs must be positive"),
+        ("--profile", "0:3"): (1, "--profile must be START:STOP in steps from 1"),
+        ("--clip-norm", "0"): (1, "--clip-norm must be positive"),
+        ("--batch-size", "6", "--mixup", "1", "--devices", "2"): (1, "in shares that are multiples of 2"),
         ("--init-from", "nowhere"): (1, "nowhere is not a model folder"),
+        ("--init-from", "runs/finetune/model"): (1, "lies in the workdir runs/finetune, which is to be replaced"),
         ("--frobnicate", "3"): (2, "frobnicate"),
         ("--epochs", "many"): (2, "many"),
     }
@@ -83,9 +91,12 @@ def bad_inputs(photos, tmp_path) -> dict[tuple, tuple[int, str]]:
 
 def test_bad_input_is_one_sentence(finetune, photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(devices, "keep_compiled_programs", lambda: None)  # It would last beyond this test.
+    earlier = tmp_path / "runs" / "finetune" / "checkpoints" / "5" / "weights"  # Which nothing here may touch.
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
+    (tmp_path / "runs" / "finetune" / "config.json").write_text("{}")
     for arguments, (status, expected) in bad_inputs(photos, tmp_path).items():
-        command = [*map(str, finetune[1:]), *arguments]
+        command = [*map(str, finetune[1:]), *arguments, "--no-resume"]
         if "--image-size" in arguments:  # Without a window size of its own.
             command = ["finetune", "--data", f"folder:{photos}", *arguments]
         with pytest.raises(SystemExit) as stop:
@@ -95,11 +106,11 @@ def test_bad_input_is_one_sentence(finetune, photos, tmp_path, monkeypatch, caps
         assert expected in errors, (arguments, errors)
         if status == 1:
             assert errors.strip().splitlines()[-1].startswith("error: ")
-        assert not (tmp_path / "runs" / "finetune" / "model").exists(), arguments
+        assert earlier.exists() or "--workdir" in arguments, arguments
 
 
 def test_usage(run_command):
-    process = run_command(TRAIN, "digit", status=2)
+    process = run_command(TRAIN, "digit", status=1)
     assert "unknown preset 'digit': expected one of digits, finetune" in process.stderr
     process = run_command(TRAIN, "finetune", "--data", "folder:nowhere", status=1)
     assert process.stderr.startswith("error: nowhere is not a folder") and process.stderr.count("\n") == 1

@@ -1,5 +1,6 @@
 """Orbax checkpoints of the whole training state: parameters, their average, optimiser and step."""
 
+import logging
 from types import TracebackType
 
 import jax
@@ -9,6 +10,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from gcvit_flax.errors import UserError
 from gcvit_flax.training.steps import TrainState
+
+# Orbax warns of every checkpoint without a score; those between evaluations have none.
+logging.getLogger("absl").addFilter(lambda record: "tracked_metric" not in record.getMessage())
 
 _SAVED = ("step", "params", "opt_state", "ema_params")
 
@@ -22,11 +26,11 @@ class Checkpoints:
 
     def __init__(self, folder: epath.Path, keep: int):
         latest = preservation_policy.LatestN(keep)
-        best = preservation_policy.BestN(
-            get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
-        )
+        best = preservation_policy.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=preservation_policy.AnyPreservationPolicy([latest, best])
+            best_fn=_score,  # Without it, scores would not be stored, and a resumed run would forget the best.
+            preservation_policy=preservation_policy.AnyPreservationPolicy([latest, best]),
+            cleanup_tmp_directories=True,
         )
         self._folder = folder
         self._manager = ocp.CheckpointManager(folder, options=options)
@@ -64,6 +68,17 @@ class Checkpoints:
         except Exception as error:  # A full disk has many types here: OSError, or TensorStore's ValueError.
             raise _cannot_save(self._folder, error) from error
 
+    def wait(self) -> None:
+        """Returns once all that was saved is on disk.
+
+        Raises:
+          UserError: (a ValueError) the last checkpoint cannot be written; earlier ones are intact.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise _cannot_save(self._folder, error) from error
+
     def restore(self, state: TrainState) -> TrainState:
         """The newest checkpoint as host arrays, for any number of devices; `state` gives names, shapes and dtypes.
 
@@ -80,6 +95,10 @@ class Checkpoints:
                 "remove that step's folder to go on from an earlier one, or start afresh with --no-resume"
             ) from error
         return state.replace(**tree)
+
+
+def _score(metrics: dict[str, float]) -> float:
+    return metrics["score"]
 
 
 def _to_tree(state: TrainState) -> dict:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from gcvit_flax.errors import UserError
 from gcvit_flax.training.config import TrainConfig
 from gcvit_flax.training.presets import PRESET_HELP, PRESETS
 
@@ -28,8 +29,7 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     named = bool(arguments) and not arguments[0].startswith("-")
     preset = arguments.pop(0) if named else _DEFAULT_PRESET
     if preset not in PRESETS:
-        print(f"error: unknown preset {preset!r}: expected one of {', '.join(PRESETS)}", file=sys.stderr)
-        sys.exit(2)
+        raise UserError(f"unknown preset {preset!r}: expected one of {', '.join(PRESETS)}")
     config = tyro.cli(
         TrainConfig, prog=f"train.py {preset}", description=PRESET_HELP[preset], default=PRESETS[preset], args=arguments
     )

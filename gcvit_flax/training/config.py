@@ -122,7 +122,7 @@ class TrainConfig:
     resume: bool = True
 
 
-# Options that may change when a run is taken up again: they do not shape what it computes.
+# Options that may change when a run is taken up again: where it runs, how far, and what it shows, keeps or passes over.
 FREE_ON_RESUME = frozenset(
     {
         *("workdir", "resume", "max_steps", "log_every", "workers", "devices", "save_every", "keep", "profile"),

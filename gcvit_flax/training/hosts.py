@@ -79,7 +79,7 @@ def check_alike(what: str, facts: Any) -> None:
     if count() > 1:
         checksum = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
         if len(set(multihost_utils.process_allgather(np.uint32(checksum)).tolist())) > 1:
-            raise UserError(f"the hosts have different {what}: start the same command on all, with the same data")
+            raise UserError(f"the hosts have different {what}: start the same command on all, with the same files")
 
 
 @contextmanager

@@ -39,7 +39,8 @@ class MetricsLog:
             from tensorboardX import SummaryWriter  # Slow to import.
 
             self._replace()
-            self._events = SummaryWriter(str(workdir), purge_step=start_step + 1)
+            # An endless queue: where the disk is full its writer dies, and a queue that fills up would wait for ever.
+            self._events = SummaryWriter(str(workdir), purge_step=start_step + 1, max_queue=0)
 
     def write(self, step: int, epoch: float, **values: float) -> None:
         """Records `values` at `step` in metrics.jsonl and as TensorBoard scalars."""
@@ -54,6 +55,10 @@ class MetricsLog:
                 stream.write(json.dumps(record) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether there is an evaluation after `step`."""
+        return any(record["step"] == step and "val_loss" in record for record in self.records)
 
     def best(self, prefix: str) -> float | None:
         """The highest score so far of the evaluations named `prefix`, None before the first."""

@@ -37,7 +37,8 @@ def constant_schedule(peak: float, warmup_steps: int) -> Callable[[int], float]:
 def _with_warmup(after: Callable[[int], float], peak: float, warmup_steps: int) -> Callable[[int], float]:
     def schedule(step: int) -> float:
         if step < warmup_steps:
-            return WARMUP_START + (peak - WARMUP_START) * step / warmup_steps
+            start = min(WARMUP_START, peak)
+            return start + (peak - start) * step / warmup_steps
         return after(step)
 
     return schedule

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +25,7 @@ logger = logging.getLogger("gcvit_flax")
 
 Batch = dict[str, Any]
 _PREFETCHED_BATCHES = 4
+_READ_THREADS = 16
 _SUBSTITUTES = 1000  # How many images are tried for one that cannot be read.
 
 
@@ -51,11 +53,11 @@ def training_batches(
     Raises:
       UserError: (a ValueError, from `next`) what cannot be read; with `skip_corrupt`, where nothing can.
     """
-    position, count = process
-    local = batch_size // count
+    local = batch_size // process[1]
     whole = dataclasses.replace(preprocessing, crop_mode="squash", crop_fraction=1.0)
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
 
-    def load(index: int, rng: np.random.Generator):
+    def load(index: int, rng: np.random.Generator) -> dict[str, Any]:
         image, label, name = source[index]
         if squash:
             pixels = evaluation_crop(decode(image, name), whole)
@@ -65,17 +67,40 @@ def training_batches(
 
     if skip_corrupt:
         load = functools.partial(_load_readable, load, len(source))
-    indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
-    batches = indices.random_map(load).batch(local)[start_step * count + position :: count]
-    batches = batches.to_iter_dataset(_read_options(local))
-    if workers:
-        absl.flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, which nobody has parsed here.
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    places = np.arange(position * local, (position + 1) * local, dtype=np.int32)
+
+    def load_at(place: int) -> dict[str, Any]:
+        place = start_step * batch_size + _global_place(place, batch_size, process)
+        return load(order[place], np.random.default_rng((seed, place)))
+
+    batches = _batches(load_at, sys.maxsize // batch_size * batch_size // process[1], local, workers)
+    places = np.arange(process[0] * local, (process[0] + 1) * local, dtype=np.int32)
     for batch in batches:
         if skip_corrupt:
             batch["skipped"] = _report(batch.pop("error"))
         yield {**batch, "index": places}
+
+
+def _global_place(place: int, batch_size: int, process: tuple[int, int]) -> int:
+    """Where the `place`-th example that this process loads stands in the sequence of all processes' examples."""
+    number, count = process
+    step, place = divmod(place, batch_size // count)
+    return step * batch_size + number * (batch_size // count) + place
+
+
+def _batches(load: Callable[[int], dict[str, Any]], total: int, batch_size: int, workers: int = 0) -> grain.IterDataset:
+    """Batches of load(0) ... load(total - 1), some of them always ready."""
+    examples = grain.MapDataset.range(total).map(load)
+    if not workers:  # Read threads share the work example by example.
+        ahead = _PREFETCHED_BATCHES * batch_size
+        return examples.to_iter_dataset(_read_options(ahead)).batch(batch_size)
+    absl.flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, which nobody has parsed here.
+    # Workers divide what they are given, so that they must be given whole batches.
+    batches = examples.batch(batch_size).to_iter_dataset(_read_options(_PREFETCHED_BATCHES))
+    return batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+
+
+def _read_options(ahead: int) -> grain.ReadOptions:
+    return grain.ReadOptions(num_threads=min(ahead, _READ_THREADS), prefetch_buffer_size=ahead)
 
 
 def _load_readable(load: Callable, total: int, index: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -106,12 +131,10 @@ def evaluation_batches(
     Raises:
       UserError: (a ValueError, from `next`) what cannot be read, unless `skip_corrupt`.
     """
-    position, count = process
-    local = batch_size // count
     blank = {"image": np.zeros((*preprocessing.image_size, 3), np.uint8), "label": np.int32(0), "mask": np.bool_(False)}
 
-    def load(index: int):
-        reason = ""
+    def load(place: int) -> dict[str, Any]:
+        index, reason = _global_place(place, batch_size, process), ""
         if index < len(source):
             try:
                 image, label, name = source[index]
@@ -123,9 +146,8 @@ def evaluation_batches(
                 reason = str(error)
         return {**blank, "error": np.str_(reason)}
 
-    total = -(-len(source) // batch_size) * batch_size
-    batches = grain.MapDataset.range(total).map(load).batch(local)[position::count]
-    for batch in batches.to_iter_dataset(_read_options(local)):
+    local = batch_size // process[1]
+    for batch in _batches(load, -(-len(source) // batch_size) * local, local):
         _report(batch.pop("error"))
         yield batch
 
@@ -140,7 +162,3 @@ def _report(errors: np.ndarray) -> int:
 @functools.cache
 def _warn_once(message: str) -> None:
     logger.warning(message)
-
-
-def _read_options(batch_size: int) -> grain.ReadOptions:
-    return grain.ReadOptions(prefetch_buffer_size=_PREFETCHED_BATCHES * batch_size)

@@ -63,7 +63,7 @@ class Plan:
         """Whether an evaluation follows `step`: once every `evaluate_every` epochs, and at the end."""
         # Rounded, so that three times a tenth of an epoch is three tenths.
         now, before = (math.floor(round(self.epochs(s) / self.config.evaluate_every, 9)) for s in (step, step - 1))
-        return now > before or step == self.last_step
+        return now > before or step >= self.last_step
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint follows `step`: after each evaluation, and every `save_every` steps."""

@@ -14,6 +14,8 @@ from gcvit_flax.training.plan import Plan
 from gcvit_flax.training.progress import Progress
 from gcvit_flax.training.timing import StepClock
 
+_MEANS = ("train_loss", "train_top1", "grad_norm", "param_norm")
+
 
 class Report:
     """Gathers the metrics of steps and passes them on; only the first host's reaches files and people."""
@@ -46,18 +48,17 @@ class Report:
         """Records the means over the steps since the last call.
 
         Raises:
-          UserError: (a ValueError) a loss that is not finite.
+          UserError: (a ValueError) a loss, gradients or parameters that are not finite.
         """
         with self.clock.waiting_for("device"):
             recent, self._recent = jax.device_get(self._recent), []
-        losses = [metrics["train_loss"] for metrics in recent]
-        if not np.isfinite(losses).all():
-            bad = losses[int(np.flatnonzero(~np.isfinite(losses))[0])]
+        values = {name: float(np.mean([metrics[name] for metrics in recent])) for name in _MEANS}
+        if not np.isfinite(list(values.values())).all():
             raise UserError(
-                f"the training loss became {bad} in steps {step - len(recent) + 1} to {step}: lower --learning-rate, "
-                "lengthen --warmup-epochs or lower --clip-norm; earlier checkpoints are intact"
+                f"the training loss became {values['train_loss']:g}, with parameters of norm {values['param_norm']:g}, "
+                f"in steps {step - len(recent) + 1} to {step}: start again, in a new --workdir or with --no-resume, "
+                "with a lower --learning-rate or more --warmup-epochs; checkpoints from before are intact"
             )
-        values = {name: float(np.mean([metrics[name] for metrics in recent])) for name in ("train_loss", "train_top1")}
         values |= {"learning_rate": float(self._schedule(step - 1)), **self.clock.report()}
         if skipped := sum(metrics["skipped_images"] for metrics in recent):
             values["skipped_images"] = int(skipped)
@@ -75,6 +76,10 @@ class Report:
                 f"epoch {epoch:.1f}: {what}: loss {r['loss']:.4f}, top-1 {r['top1']:.2%}, top-5 {r['top5']:.2%} "
                 f"of {r['count']}"
             )
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the parameters after `step` were evaluated."""
+        return self._log.has_evaluation(step)
 
     def improves(self, results: dict[str, dict[str, float]], prefix: str) -> bool:
         """Whether the evaluation named `prefix` beats every earlier one."""

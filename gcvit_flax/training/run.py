@@ -1,5 +1,6 @@
 """The training loop: batches in, steps on all devices, checkpoints and the best model out."""
 
+import math
 from contextlib import closing
 
 import jax
@@ -39,20 +40,25 @@ class Run:
         self.sync_check = steps.make_sync_check(devices)
         self.unpack = jax.jit(lambda packed: unpack(packed, abstract_params(model)))
 
-    def execute(self, checkpoints: Checkpoints) -> None:
+    def is_done(self, checkpoints: Checkpoints) -> bool:
+        """Whether there is nothing left to train, nor to evaluate."""
+        return (checkpoints.latest_step or 0) >= self.plan.last_step and (self.workdir / "model").exists()
+
+    def execute(self, checkpoints: Checkpoints, sigterm: SigtermWatch) -> None:
         """Trains from the start, or from the newest checkpoint, to the last step or until SIGTERM."""
         config, plan, schedule = self.config, self.plan, self.plan.schedule
         state = steps.replicate(self._first_state(checkpoints), self.devices)
-        start = int(state.step)
+        step = start = int(state.step)
         self._describe(start)
         train_step = steps.make_train_step(self.model, config, self.devices)
         key = jax.random.key(config.seed)
         batches = self._batches(start)
         with (
             closing(Report(self.workdir, self.model, plan, self.devices, start)) as report,
-            SigtermWatch() as sigterm,
             Profile(config.profile, self.workdir / "profile") as profile,
         ):
+            if start and plan.evaluates(start) and not report.has_evaluation(start):
+                self._evaluate(start, state, report)  # Stopped between this step's checkpoint and its evaluation.
             for step in range(start + 1, plan.last_step + 1):
                 profile.before(step)
                 with report.clock.waiting_for("input"):
@@ -66,12 +72,14 @@ class Run:
                 saving = stopping or plan.saves(step)
                 if saving or step % config.log_every == 0:
                     report.training(step)
-                results = self._evaluate(step, state, report) if plan.evaluates(step) else None
+                # When time is short, whoever goes on from here evaluates.
+                results = self._evaluate(step, state, report) if plan.evaluates(step) and not stopping else None
                 if saving:
                     checkpoints.save(state, results and score(results[self._judged]))
                     report.clock.start()
                 if stopping:
                     break
+        checkpoints.wait()
         self._say_where(step)
 
     @property
@@ -118,12 +126,17 @@ class Run:
                 params,
                 self.data.validation,
                 self.model.preprocessing,
-                self.config.batch_size,
+                self.config.batch_size // self.config.accumulation_steps,  # What fits into memory.
                 self.devices,
                 self.config.skip_corrupt,
             )
             for prefix, params in trees.items()
         }
+        if not all(math.isfinite(r["loss"]) for r in results.values()):
+            raise UserError(
+                f"the validation loss after step {step} is not finite: start again, in a new --workdir or with "
+                "--no-resume, with a lower --learning-rate; checkpoints from before are intact"
+            )
         if report.improves(results, self._judged) and hosts.is_first():
             self._save_model(step, trees[self._judged], results[self._judged])
         report.evaluation(step, results)
@@ -131,6 +144,7 @@ class Run:
 
     def _save_model(self, step: int, params, results: dict[str, float]) -> None:
         provenance = {"trained_by": "gcvit_flax train.py", "data": self.config.data, "step": step}
+        provenance["val_fraction"] = self.config.val_fraction
         provenance |= {f"val_{name}": value for name, value in results.items()}
         named = self.model.config.num_classes == len(self.data.class_names)
         save_model(

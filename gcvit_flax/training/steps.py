@@ -66,7 +66,7 @@ def make_train_step(model: GCViT, config: TrainConfig, devices: list) -> Callabl
     """A pmapped (state, batch, key, learning_rate) -> (state, metrics), the state donated.
 
     Batch arrays are (devices, b, ...); `key` is the run's, the same at every step. metrics are means over the global
-    batch: train_loss and train_top1.
+    batch, train_loss and train_top1, and the norms of the gradients and of the new parameters.
     """
 
     def train_step(state: TrainState, batch, key, learning_rate):
@@ -77,7 +77,8 @@ def make_train_step(model: GCViT, config: TrainConfig, devices: list) -> Callabl
         else:
             results = _mean_over_parts(gradients, batch, config.accumulation_steps)
         grads, metrics = jax.lax.pmean(results, AXIS)
-        return _update(state, grads, learning_rate, config.ema_decay), metrics
+        state = _update(state, grads, learning_rate, config.ema_decay)
+        return state, metrics | {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(state.params)}
 
     return _pmap(train_step, devices, in_axes=(None, 0, None, None), out_axes=None, donate_argnums=0)
 

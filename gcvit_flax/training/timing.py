@@ -1,5 +1,6 @@
 """Where a step's time goes, the memory it takes, and how much of the hardware's peak it reaches."""
 
+import re
 import resource
 import sys
 import time
@@ -12,7 +13,8 @@ import jax.numpy as jnp
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.model.init import abstract_params
 
-# Dense bfloat16 FLOP/s of one JAX device, from the vendors' data sheets (cloud.google.com/tpu/docs, nvidia.com).
+# Dense FLOP/s of one JAX device in bfloat16 (float16 on V100), from the vendors' data sheets: cloud.google.com/tpu/docs
+# and nvidia.com.
 _PEAK_FLOPS = {
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
@@ -23,7 +25,11 @@ _PEAK_FLOPS = {
     "Tesla V100": 125e12,
     "NVIDIA A100": 312e12,
     "NVIDIA L4": 121e12,
+    "NVIDIA L40": 181e12,
+    "NVIDIA L40S": 362e12,
     "NVIDIA H100": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
     "NVIDIA H200": 989e12,
 }
 _TRAINING_FACTOR = 3  # The backward pass is two forward passes' work.
@@ -35,8 +41,9 @@ class StepClock:
     def __init__(self, model: GCViT, batch_size: int, devices: list[jax.Device]):
         self._batch_size, self._devices = batch_size, devices
         peak = peak_flops(devices[0])
+        flops = peak and training_flops(model)  # Traced where it is of use.
         # Images a second at which all devices would do nothing but useful operations.
-        self._peak_rate = peak and peak * len(devices) * jax.process_count() / training_flops(model)
+        self._peak_rate = peak * len(devices) * jax.process_count() / flops if flops else None
         self.start()
 
     def start(self) -> None:
@@ -72,17 +79,18 @@ class StepClock:
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """bfloat16 FLOP/s that `device` can do at most, None where that is not known."""
-    names = [name for name in _PEAK_FLOPS if device.device_kind.startswith(name)]
+    """FLOP/s that `device` can do at most in 16 bits, None where that is not known."""
+    names = [name for name in _PEAK_FLOPS if re.match(rf"{name}\b", device.device_kind)]
     return _PEAK_FLOPS[max(names, key=len)] if names else None
 
 
-def training_flops(model: GCViT) -> float:
-    """FLOPs of a training step for one image: those of the forward pass, as XLA counts them, times three."""
+def training_flops(model: GCViT) -> float | None:
+    """FLOPs of training on one image, three times what XLA counts in the forward pass; None where it does not count."""
     size = model.preprocessing.image_size
     images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     forward = jax.jit(model.apply).lower({"params": abstract_params(model)}, images)
-    return _TRAINING_FACTOR * forward.cost_analysis()["flops"]
+    flops = (forward.cost_analysis() or {}).get("flops")
+    return flops and _TRAINING_FACTOR * flops
 
 
 def peak_memory(devices: list[jax.Device]) -> float:

@@ -14,8 +14,8 @@ CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"
 _LOCK_NAME = ".lock"
 _DISCARDED_NAME = ".discarded"
-# Everything else a run writes, and hence all that starting afresh removes; config.json, the mark of a run, last.
-_WRITTEN = ("metrics.jsonl", "metrics.jsonl.partial", "model", ".model.partial", "profile", "curves.png", CONFIG_NAME)
+# Everything else a run writes but config.json, the mark of a run, which the next one replaces.
+_WRITTEN = ("metrics.jsonl", "metrics.jsonl.partial", "model", ".model.partial", "profile", "curves.png")
 _EVENTS_PATTERN = "events.out.tfevents.*"
 
 
@@ -43,7 +43,7 @@ def locked(workdir: epath.Path) -> Iterator[None]:
 
 
 def run_to_resume(workdir: epath.Path, facts: dict, free: frozenset[str], resume: bool) -> dict | None:
-    """The saved settings of the run to go on with, or None where one starts; what a replaced run left is removed.
+    """The saved settings of the run to go on with, or None where one starts, and may replace what is there.
 
     A run with a checkpoint goes on where `facts` are those it was started with, but for the names in `free`. One in
     which nothing was trained yet gives way.
@@ -54,10 +54,9 @@ def run_to_resume(workdir: epath.Path, facts: dict, free: frozenset[str], resume
     if not (workdir / CONFIG_NAME).exists():
         _check_empty(workdir)
         return None
-    saved = read_settings(workdir)
     if not resume or not _has_checkpoint(workdir):
-        _remove_run(workdir)
         return None
+    saved = read_settings(workdir)
     facts = json.loads(json.dumps(facts))  # As they were saved: tuples are lists.
     differences = [
         f"{name} was {saved.get(name)!r} and is now {value!r}"
@@ -70,6 +69,21 @@ def run_to_resume(workdir: epath.Path, facts: dict, free: frozenset[str], resume
             "use the same options, another --workdir, or --no-resume to replace it"
         )
     return saved
+
+
+def start_afresh(workdir: epath.Path) -> None:
+    """Removes all that a run wrote but config.json, and nothing else."""
+    discarded, checkpoints = workdir / _DISCARDED_NAME, workdir / CHECKPOINTS_NAME
+    if discarded.exists():
+        discarded.rmtree()
+    if checkpoints.exists():  # Renamed first: half removed, a run must not look like one to go on with.
+        checkpoints.rename(discarded)
+        discarded.rmtree()
+    for path in [*workdir.glob(_EVENTS_PATTERN), *(workdir / name for name in _WRITTEN)]:
+        if path.is_dir():
+            path.rmtree()
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_settings(workdir: epath.Path, settings: dict) -> None:
@@ -100,18 +114,3 @@ def _check_empty(workdir: epath.Path) -> None:
     others = sorted(item.name for item in workdir.iterdir() if item.name not in ours)
     if others:
         raise UserError(f"{workdir} is not empty and holds no run ({others[0]}, ...): choose another --workdir")
-
-
-def _remove_run(workdir: epath.Path) -> None:
-    discarded = workdir / _DISCARDED_NAME
-    if discarded.exists():
-        discarded.rmtree()
-    checkpoints = workdir / CHECKPOINTS_NAME
-    if checkpoints.exists():  # Renamed first: half removed, a run must not look like one to go on with.
-        checkpoints.rename(discarded)
-        discarded.rmtree()
-    for path in [*workdir.glob(_EVENTS_PATTERN), *(workdir / name for name in _WRITTEN)]:
-        if path.is_dir():
-            path.rmtree()
-        else:
-            path.unlink(missing_ok=True)

@@ -78,8 +78,16 @@ def _write(folder: epath.Path, card: Mapping[str, Any], flat: Mapping[str, np.nd
     """Adds a checkpoint to `folder`, then points config.json at it: replacing that one file is the commit."""
     text = card_text(card)
     folder.mkdir(parents=True, exist_ok=True)
-    with _checkpointer() as checkpointer:
-        checkpointer.save(folder / card["checkpoint"], args=ocp.args.PyTreeSave(unflatten(flat)))
+    try:
+        with _checkpointer() as checkpointer:
+            checkpointer.save(folder / card["checkpoint"], args=ocp.args.PyTreeSave(unflatten(flat)))
+    except Exception as error:  # A full disk has many types here: OSError, or TensorStore's ValueError.
+        for partial in folder.glob(f"{card['checkpoint']}*"):
+            partial.rmtree(missing_ok=True)
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"the model cannot be written to {folder} ({reason}): make room or choose another path"
+        ) from error
     replace_text(folder / CARD_NAME, text)
     for other in folder.glob(f"{_CHECKPOINT_PREFIX}*"):
         if other.name != card["checkpoint"]:

@@ -33,10 +33,12 @@ def full_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_the_last_and_the_best_are_kept(folder):
-    with Checkpoints(folder, keep=2) as checkpoints:
-        for step, score in ((1, 0.1), (2, 0.9), (3, None), (4, 0.3), (5, None), (6, 0.2)):
-            checkpoints.save(state_at(step), score)
+def test_the_last_and_the_best_are_kept_over_several_runs(folder):
+    scores = {1: 0.1, 2: 0.9, 3: None, 4: 0.3, 5: None, 6: 0.2}
+    for steps in ((1, 2, 3), (4, 5, 6)):
+        with Checkpoints(folder, keep=2) as checkpoints:
+            for step in steps:
+                checkpoints.save(state_at(step), scores[step])
     assert sorted(int(path.name) for path in folder.iterdir()) == [2, 5, 6]
 
 

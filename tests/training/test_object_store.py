@@ -8,7 +8,7 @@ from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 
 from gcvit_flax.training.metrics import MetricsLog, read_metrics
-from gcvit_flax.training.workdir import locked, read_settings, run_to_resume, write_settings
+from gcvit_flax.training.workdir import locked, read_settings, run_to_resume, start_afresh, write_settings
 
 
 @pytest.fixture
@@ -29,13 +29,14 @@ def test_a_run_goes_on_and_starts_afresh(workdir):
     (workdir / "checkpoints" / "3" / "data").write_bytes(b"0")
     assert run_to_resume(workdir, {"seed": 1}, frozenset(), resume=True) == {"seed": 1}
     assert run_to_resume(workdir, {"seed": 2}, frozenset(), resume=False) is None
-    assert not (workdir / "config.json").exists() and not (workdir / "checkpoints").exists()
+    start_afresh(workdir)
+    assert not (workdir / "checkpoints").exists()
 
 
 def test_metrics_and_curves(workdir, monkeypatch):
     events = []
     writer = type("Writer", (), {"add_scalar": lambda self, *scalar: events.append(scalar), "close": lambda self: None})
-    monkeypatch.setattr(tensorboardX, "SummaryWriter", lambda folder, purge_step: writer())
+    monkeypatch.setattr(tensorboardX, "SummaryWriter", lambda folder, **_: writer())
     log = MetricsLog(workdir, 0)
     for step in (1, 2):
         log.write(step, step / 2, train_loss=1 / step)

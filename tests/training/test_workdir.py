@@ -4,7 +4,7 @@ import pytest
 from etils import epath
 
 from gcvit_flax.training.metrics import MetricsLog, read_metrics, score
-from gcvit_flax.training.workdir import locked, read_settings, run_to_resume, write_settings
+from gcvit_flax.training.workdir import locked, read_settings, run_to_resume, start_afresh, write_settings
 
 
 @pytest.fixture
@@ -12,8 +12,9 @@ def workdir(tmp_path) -> epath.Path:
     return epath.Path(tmp_path)
 
 
-def start(workdir, facts: dict, checkpoint: bool = True) -> None:
-    assert run_to_resume(workdir, facts, frozenset(), resume=True) is None
+def start(workdir, facts: dict, checkpoint: bool = True, resume: bool = True) -> None:
+    assert run_to_resume(workdir, facts, frozenset(), resume) is None
+    start_afresh(workdir)
     write_settings(workdir, facts | {"model": "as it was"})
     if checkpoint:
         (workdir / "checkpoints" / "5").mkdir(parents=True)
@@ -39,8 +40,11 @@ def test_starting_afresh_removes_what_a_run_wrote_and_nothing_else(workdir):
     (workdir / "events.out.tfevents.1.host").touch()
     (workdir / "profile" / "plugins").mkdir(parents=True)
     (workdir / "notes.txt").touch()
+    (workdir / "config.json").write_text('{"seed"')  # Damaged.
     assert run_to_resume(workdir, {"seed": 2}, frozenset(), resume=False) is None
-    assert sorted(path.name for path in workdir.iterdir()) == ["notes.txt"]
+    assert (workdir / "checkpoints" / "5").exists()  # Until all is known to fit.
+    start_afresh(workdir)
+    assert sorted(path.name for path in workdir.iterdir()) == ["config.json", "notes.txt"]
 
 
 def test_a_crash_while_starting_afresh_is_no_dead_end(workdir, monkeypatch):
@@ -48,13 +52,19 @@ def test_a_crash_while_starting_afresh_is_no_dead_end(workdir, monkeypatch):
         raise KeyboardInterrupt
 
     start(workdir, {"seed": 1})
+    (workdir / "notes.txt").touch()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(shutil, "rmtree", crash)
-        run_to_resume(workdir, {"seed": 2}, frozenset(), resume=False)
-    assert run_to_resume(workdir, {"seed": 3}, frozenset(), resume=True) is None
-    write_settings(workdir, {"seed": 3})
-    (workdir / "config.json").rename(workdir / "config.json.partial")  # A crash before the first rename.
-    assert run_to_resume(workdir, {"seed": 4}, frozenset(), resume=True) is None
+        start_afresh(workdir)
+    start_afresh(workdir)  # And another before config.json was written.
+    start(workdir, {"seed": 3})
+    assert read_settings(workdir)["seed"] == 3
+
+
+def test_a_crash_before_the_first_line_is_no_dead_end(workdir):
+    with locked(workdir):
+        (workdir / "config.json.partial").touch()
+    start(workdir, {"seed": 4})
 
 
 @pytest.mark.parametrize("resume", [True, False])

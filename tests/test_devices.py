@@ -1,0 +1,42 @@
+import logging
+
+import jax
+import pytest
+
+from gcvit_flax.devices import choose_devices, keep_compiled_programs
+
+
+@pytest.fixture(autouse=True)
+def the_cache_as_it_was():
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_a_batch_takes_the_devices_that_divide_it():
+    assert len(choose_devices(4)) == 2 and len(choose_devices(3)) == 1 and len(choose_devices(4, 1)) == 1
+    with pytest.raises(ValueError, match="a batch of 3 does not divide over 2 devices"):
+        choose_devices(3, 2)
+    for count in (0, 3):
+        with pytest.raises(ValueError, match=f"--devices must be from 1 to 2, the number there are, got {count}"):
+            choose_devices(4, count)
+
+
+def test_compiled_programs_are_kept_where_that_is_possible(tmp_path, caplog):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "new" / "cache"))
+    keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "new" / "cache") and not caplog.records
+
+    (tmp_path / "file").touch()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file"))
+    with caplog.at_level(logging.WARNING):
+        keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir is None
+    assert "compiled programs cannot be kept" in caplog.text
+
+
+def test_without_a_choice_they_are_kept_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    jax.config.update("jax_compilation_cache_dir", None)
+    keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / ".cache" / "gcvit_flax")
