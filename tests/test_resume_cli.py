@@ -26,7 +26,7 @@ STEPS = 10 + 5 * KILLS
 
 def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(run_command, finetune, environment, tmp_path):
     """kill -9, mostly in the middle of a save: the same losses and parameters, bit for bit."""
-    command = [*finetune, "--epochs", "100", "--max-steps", STEPS, "--save-every", "1"]
+    command = [*finetune, "--epochs", "100", "--max-steps", STEPS, "--save-every", "1", "--ema-decay", "0.9"]
     run_command(*command, "--workdir", "whole")
     killed, rng = tmp_path / "killed", random.Random(0)
     for _ in range(KILLS):
@@ -37,10 +37,12 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(run_command, fine
             env=environment,
             stdout=subprocess.DEVNULL,
         )
-        wait_for(process, lambda lines=lines: len(read_metrics(killed)) >= lines)
-        time.sleep(rng.uniform(0, 0.5))
-        process.kill()
-        process.wait()
+        try:
+            wait_for(process, lambda lines=lines: len(read_metrics(killed)) >= lines)
+            time.sleep(rng.uniform(0, 0.5))
+        finally:
+            process.kill()
+            process.wait()
     lost_from = read_metrics(killed)[-1]["step"]
     again = run_command(*command, "--workdir", "killed")
     resumed_at = int(again.stdout.split("run: steps ")[1].split()[0])

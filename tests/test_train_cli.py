@@ -27,7 +27,8 @@ def test_from_photos_to_predictions(run_command, finetune, photos, tmp_path):
     evaluations = [record for record in records if "val_loss" in record]
     assert [record["step"] for record in training] == list(range(1, 25))
     assert [record["step"] for record in evaluations] == [6, 12, 18, 24]
-    assert {"step", "epoch", "train_loss", "train_top1", "learning_rate"} == training[0].keys()
+    names = {"step", "epoch", "train_loss", "train_top1", "grad_norm", "param_norm", "learning_rate"}
+    assert names == training[0].keys()
     assert max(record["val_top1"] for record in evaluations) > 0.6  # Chance is a third; the classes are colours.
 
     model_dir = workdir / "model"
@@ -67,7 +68,7 @@ def bad_inputs(photos, tmp_path) -> dict[tuple, tuple[int, str]]:
         ("--data", "folder:nowhere"): (1, "nowhere is not a folder"),
         ("--data", f"folder:{empty_class}"): (1, "cat holds no images"),
         ("--data", f"folder:{one_class}"): (1, "single class"),
-        ("--data", f"folder:{broken}", "--workdir", "broken"): (1, "not an image that Pillow can read"),
+        ("--data", f"folder:{broken}", "--workdir", "broken_run"): (1, "not an image that Pillow can read"),
         ("--variant", "gcvit_huge"): (1, "unknown variant 'gcvit_huge'"),
         ("--image-size", "50"): (1, "does not divide into the official windows"),
         ("--batch-size", "9", "--devices", "2"): (1, "a batch of 9 does not divide over 2 devices"),
@@ -98,7 +99,7 @@ def test_bad_input_is_one_sentence(finetune, photos, tmp_path, monkeypatch, caps
     for arguments, (status, expected) in bad_inputs(photos, tmp_path).items():
         command = [*map(str, finetune[1:]), *arguments, "--no-resume"]
         if "--image-size" in arguments:  # Without a window size of its own.
-            command = ["finetune", "--data", f"folder:{photos}", *arguments]
+            command = ["finetune", "--data", f"folder:{photos}", *arguments, "--no-resume"]
         with pytest.raises(SystemExit) as stop:
             run_cli(functools.partial(cli.main, command))
         errors = capsys.readouterr().err

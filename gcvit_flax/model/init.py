@@ -1,5 +1,6 @@
 """Fresh parameters in one draw."""
 
+import functools
 import math
 
 import flax
@@ -25,8 +26,9 @@ def init_params(model: GCViT, key: jax.Array) -> dict:
     return flax.traverse_util.unflatten_dict(draw(key))
 
 
+@functools.lru_cache
 def abstract_params(model: GCViT) -> dict:
-    """The parameter tree of `model` as shapes and dtypes, without computing any."""
+    """The parameter tree of `model` as shapes and dtypes, without computing any; not to be changed."""
     images = jax.ShapeDtypeStruct((1, *model.config.image_size, 3), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), images)["params"]
 
