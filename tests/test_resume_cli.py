@@ -76,6 +76,14 @@ def test_sigterm_saves_and_the_run_goes_on(run_command, finetune, environment, t
     steps = [record["step"] for record in read_metrics(metrics.parent) if "train_loss" in record]
     assert steps == list(range(1, step + 3))
 
+    # As a run leaves it that is stopped between the last checkpoint and its evaluation.
+    *lines, evaluation = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines))
+    shutil.rmtree(metrics.parent / "model")
+    run_command(*finetune, "--epochs", "400", "--max-steps", step + 2)
+    assert metrics.read_text().splitlines(keepends=True) == [*lines, evaluation]
+    assert (metrics.parent / "model").is_dir()
+
 
 def test_the_head_alone_learns_other_classes_from_a_model(run_command, finetune, photos, tmp_path):
     run_command(*finetune, "--max-steps", "1", "--workdir", "first")

@@ -48,7 +48,8 @@ class Run:
         """Trains from the start, or from the newest checkpoint, to the last step or until SIGTERM."""
         config, plan, schedule = self.config, self.plan, self.plan.schedule
         state = steps.replicate(self._first_state(checkpoints), self.devices)
-        step = start = int(state.step)
+        step, stopping = int(state.step), False
+        start = step
         self._describe(start)
         train_step = steps.make_train_step(self.model, config, self.devices)
         key = jax.random.key(config.seed)
@@ -80,7 +81,7 @@ class Run:
                 if stopping:
                     break
         checkpoints.wait()
-        self._say_where(step)
+        self._say_where(step, stopping)
 
     @property
     def _judged(self) -> str:
@@ -174,13 +175,13 @@ class Run:
             flush=True,
         )
 
-    def _say_where(self, step: int) -> None:
+    def _say_where(self, step: int, stopped: bool) -> None:
         where = self.config.workdir
         if not hosts.is_first():
             return
-        if step < self.plan.last_step:
+        if stopped:
             print(f"stopped by SIGTERM: saved at step {step} in {where}; the same command goes on from there")
-            return
-        print(
-            f"done: the best model is in {where}/model, metrics in {where}/metrics.jsonl, curves in {where}/curves.png"
-        )
+        else:
+            print(
+                f"done: the best model is in {where}/model, metrics and curves in {where}/metrics.jsonl and curves.png"
+            )
