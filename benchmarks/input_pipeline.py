@@ -31,7 +31,7 @@ from gcvit_flax.training.report import Report
 
 INPUT_SECONDS = 8.0
 WARM_UP_BATCHES = 8  # More than are read ahead, so that what is timed is what is produced meanwhile.
-ROUNDS, STEPS = 5, 10
+ROUNDS, TURN_SECONDS = 5, 4.0
 
 
 def main() -> None:
@@ -82,8 +82,10 @@ def _take_turns(trainer: "Trainer", batches: Iterator[dict]) -> list[tuple[float
     batch = next(batches)
     turns = [lambda: trainer.step_alone(batch), lambda: trainer.loop(map(dict, itertools.repeat(batch)))]
     turns.append(lambda: trainer.loop(batches))
-    times = [[turn() for turn in turns] for _ in range(ROUNDS + 1)]
-    return list(zip(*times[1:], strict=True))  # The first round compiles.
+    trainer.step_alone(batch)  # Compiles.
+    trainer.steps = max(1, round(TURN_SECONDS / trainer.step_alone(batch)))
+    times = [[turn() for turn in turns] for _ in range(ROUNDS)]
+    return list(zip(*times, strict=True))
 
 
 @dataclasses.dataclass
@@ -95,6 +97,7 @@ class Trainer:
     devices: list
     state: steps.TrainState
     report: Report
+    steps: int = 1  # In a turn.
 
     def __post_init__(self):
         self._step = steps.make_train_step(self.model, self.config, self.devices)
@@ -108,15 +111,15 @@ class Trainer:
         sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(steps.AXIS))
         batch = jax.block_until_ready(jax.device_put(steps.shard(batch, self.devices), sharding))
         began = time.perf_counter()
-        for _ in range(STEPS):
+        for _ in range(self.steps):
             self.state, metrics = self._step(self.state, batch, self._key, self._rate)
         jax.block_until_ready(metrics)
-        return (time.perf_counter() - began) / STEPS
+        return (time.perf_counter() - began) / self.steps
 
     def loop(self, batches: Iterator[dict]) -> float:
         """Seconds a step of what the trainer does for each of `batches`."""
         began = time.perf_counter()
-        for _ in range(STEPS):
+        for _ in range(self.steps):
             batch = next(batches)
             skipped = batch.pop("skipped", 0)
             batch = steps.shard(batch, self.devices)
@@ -126,7 +129,7 @@ class Trainer:
             if self._done % self.config.log_every == 0:
                 self.report.training(self._done)
         jax.block_until_ready(metrics)
-        return (time.perf_counter() - began) / STEPS
+        return (time.perf_counter() - began) / self.steps
 
 
 if __name__ == "__main__":

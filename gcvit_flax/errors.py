@@ -8,6 +8,11 @@ class UserError(ValueError):
     """A mistake the user can mend: one sentence with what was found, what was expected and what to do."""
 
 
+def first_line(error: Exception) -> str:
+    """What `error` says, in one line, for the inside of a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Runs `main` and exits: 0 when done, 1 with one sentence on stderr when it fails; tracebacks are for bugs.
 

@@ -1,6 +1,8 @@
 """The smallest networks that have every kind of layer, and what tests do with a run of one."""
 
 import json
+import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 from gcvit_flax.config import GCViTConfig
@@ -35,3 +37,14 @@ def read_metrics(workdir) -> list[dict]:
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     records = [json.loads(line) for line in lines if line.endswith("\n")]
     return [{name: value for name, value in record.items() if name not in _VARYING} for record in records]
+
+
+@contextmanager
+def full_disk():
+    """No file may grow beyond a kilobyte: the system's errors are those of a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from gcvit_flax.errors import UserError
+from gcvit_flax.errors import UserError, first_line
 from gcvit_flax.training.steps import TrainState
 
 # Orbax warns of every checkpoint without a score; those between evaluations have none.
@@ -91,7 +91,7 @@ class Checkpoints:
             jax.tree_util.tree_map_with_path(_check_shape, like, tree)  # Orbax gives whatever shapes it finds.
         except Exception as error:  # Orbax and TensorStore raise many types for what is missing or of other shapes.
             raise UserError(
-                f"checkpoint {self.latest_step} in {self._folder} cannot be restored ({_first_line(error)}): "
+                f"checkpoint {self.latest_step} in {self._folder} cannot be restored ({first_line(error)}): "
                 "remove that step's folder to go on from an earlier one, or start afresh with --no-resume"
             ) from error
         return state.replace(**tree)
@@ -112,10 +112,6 @@ def _check_shape(path, expected: jax.ShapeDtypeStruct, found) -> None:
 
 def _cannot_save(folder: epath.Path, error: Exception) -> UserError:
     return UserError(
-        f"a checkpoint cannot be written in {folder} ({_first_line(error)}): make room or mend the folder, and run the "
+        f"a checkpoint cannot be written in {folder} ({first_line(error)}): make room or mend the folder, and run the "
         "same command again to go on from the last whole checkpoint"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

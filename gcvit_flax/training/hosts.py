@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from gcvit_flax.errors import UserError
+from gcvit_flax.errors import UserError, first_line
 
 # A host that fails must not keep the others waiting for minutes at the exit.
 _SHUTDOWN_SECONDS = 20
@@ -50,7 +50,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         if not asked and "must be called before" in str(error):
             return  # In a notebook or a test, JAX is running already: on its own.
         raise UserError(
-            f"the hosts cannot be joined ({str(error).splitlines()[0]}): check that --coordinator is the first host's "
+            f"the hosts cannot be joined ({first_line(error)}): check that --coordinator is the first host's "
             "address and free port, that every host runs the command, and that each has its own --process-id"
         ) from error
 

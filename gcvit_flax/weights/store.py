@@ -7,10 +7,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 
 from gcvit_flax.config import GCViTConfig, Preprocessing, as_pair
@@ -20,6 +18,7 @@ from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.variants import resolve_config
 from gcvit_flax.weights.adapt import adapt
 from gcvit_flax.weights.card import CARD_NAME, card_text, is_model_folder, make_card, read_card, read_settings
+from gcvit_flax.weights.orbax_folder import restore_params, save_params
 from gcvit_flax.weights.tree import check_same_names_and_shapes, flatten, parameter_shapes, unflatten
 
 logger = logging.getLogger("gcvit_flax")
@@ -78,16 +77,7 @@ def _write(folder: epath.Path, card: Mapping[str, Any], flat: Mapping[str, np.nd
     """Adds a checkpoint to `folder`, then points config.json at it: replacing that one file is the commit."""
     text = card_text(card)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with _checkpointer() as checkpointer:
-            checkpointer.save(folder / card["checkpoint"], args=ocp.args.PyTreeSave(unflatten(flat)))
-    except Exception as error:  # A full disk has many types here: OSError, or TensorStore's ValueError.
-        for partial in folder.glob(f"{card['checkpoint']}*"):
-            partial.rmtree(missing_ok=True)
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"the model cannot be written to {folder} ({reason}): make room or choose another path"
-        ) from error
+    save_params(folder / card["checkpoint"], flat)
     replace_text(folder / CARD_NAME, text)
     for other in folder.glob(f"{_CHECKPOINT_PREFIX}*"):
         if other.name != card["checkpoint"]:
@@ -172,38 +162,7 @@ def read_folder(path: epath.PathLike) -> tuple[GCViTConfig, Preprocessing, dict[
     folder = _absolute(path)
     card = read_card(folder)
     config, preprocessing = read_settings(card, folder / CARD_NAME)
-    return config, preprocessing, _restore(folder / card["checkpoint"], config)
-
-
-def _restore(checkpoint: epath.Path, config: GCViTConfig) -> dict[str, np.ndarray]:
-    advice = "convert or train the model again"
-    expected = parameter_shapes(config)
-    with _checkpointer() as checkpointer:
-        try:
-            stored = checkpointer.metadata(checkpoint).item_metadata
-        except FileNotFoundError:
-            stored = None
-        if stored is None:  # Orbax's answer where its own metadata does not parse.
-            raise UserError(f"{checkpoint} is missing or damaged: {advice}")
-        what = f"{checkpoint} does not fit its {CARD_NAME}"
-        check_same_names_and_shapes(flatten(stored.tree), expected, what, advice)
-        try:
-            # Saved from NumPy arrays, they come back as such, whatever devices are here.
-            return flatten(checkpointer.restore(checkpoint))
-        except Exception as error:  # TensorStore raises many types for files that are gone or cut short.
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"{checkpoint} is missing or damaged ({reason}): {advice}") from error
-
-
-def _checkpointer() -> ocp.Checkpointer:
-    # This process alone reads and writes; without the options Orbax waits for the others.
-    me = jax.process_index()
-    options = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"model_folder_{me}"
-    )
-    # Weights hardly compress, and trying costs more time and memory than all else.
-    handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=options)
-    return ocp.Checkpointer(handler, multiprocessing_options=options)
+    return config, preprocessing, restore_params(folder / card["checkpoint"], config)
 
 
 def _absolute(path: epath.PathLike) -> epath.Path:

@@ -1,11 +1,9 @@
-import resource
-from contextlib import contextmanager
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from small import full_disk
 
 from gcvit_flax.training.checkpoints import Checkpoints
 from gcvit_flax.training.steps import TrainState
@@ -20,17 +18,6 @@ def state_at(step: int, size: int = 5) -> TrainState:
 @pytest.fixture
 def folder(tmp_path) -> epath.Path:
     return epath.Path(tmp_path) / "checkpoints"
-
-
-@contextmanager
-def full_disk():
-    """No file may grow beyond a kilobyte: the system's errors are those of a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_the_last_and_the_best_are_kept_over_several_runs(folder):

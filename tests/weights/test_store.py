@@ -6,7 +6,9 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from small import full_disk
 
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.errors import UserError
@@ -77,16 +79,26 @@ def test_a_failure_leaves_the_old_folder(saved, micro, monkeypatch, failing, ass
         raise OSError("disk full")
 
     if failing == "save":
-        monkeypatch.setattr(store.ocp.Checkpointer, "save", fail)
+        monkeypatch.setattr(ocp.Checkpointer, "save", fail)
     else:
         monkeypatch.setattr(store.epath.Path("/").__class__, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises((OSError, UserError), match="disk full"):
         save_model(saved, micro[0], jax.tree.map(lambda leaf: 2 * leaf, micro[1]))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises((OSError, UserError), match="disk full"):
         save_model(saved.parent / "fresh", *micro)
     monkeypatch.undo()
     assert_same_tree(load_model(saved)[1], micro[1])
     assert [entry.name for entry in saved.parent.iterdir()] == ["m"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_folder(saved, micro, assert_same_tree):
+    before = sorted(path.relative_to(saved) for path in saved.rglob("*"))
+    other = {"params": jax.tree.map(lambda x: x + jax.random.normal(jax.random.key(0), x.shape), micro[1]["params"])}
+    with full_disk(), pytest.raises(UserError, match=r"the model cannot be written to .*m \(.+\): make room"):
+        save_model(saved, micro[0], other)
+    assert sorted(path.relative_to(saved) for path in saved.rglob("*")) == before
+    assert_same_tree(load_model(saved)[1], micro[1])
 
 
 def test_another_folder_is_not_replaced(tmp_path, micro):
