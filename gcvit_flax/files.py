@@ -1,11 +1,16 @@
-"""Text files that are never seen half written."""
+"""Files that are never seen half written."""
 
 from etils import epath
 
 
 def replace_text(path: epath.PathLike, text: str) -> None:
-    """Writes `text` beside `path`, then gives it that name: a crash leaves the old file or the new one, whole."""
+    """Writes `text` to `path` as `replace_bytes` does."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: epath.PathLike, content: bytes) -> None:
+    """Writes `content` beside `path`, then gives it that name: a crash leaves the old file or the new one, whole."""
     path = epath.Path(path)
     draft = path.with_name(f"{path.name}.partial")
-    draft.write_text(text)
+    draft.write_bytes(content)
     draft.replace(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from gcvit_flax.config import Preprocessing, Size
@@ -50,6 +50,8 @@ def _opened(source: Any, name: str) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             yield image
+    except UnidentifiedImageError as error:  # Whose words only repeat the path.
+        raise UnreadableImage(f"{name}: not an image that Pillow can read; replace or remove it") from error
     except Exception as error:  # Damaged files make Pillow raise nearly everything, struct.error and RuntimeError too.
         raise UnreadableImage(f"{name}: not an image that Pillow can read ({error}); replace or remove it") from error
 

@@ -115,5 +115,7 @@ def test_usage(run_command):
     assert "unknown preset 'digit': expected one of digits, finetune" in process.stderr
     process = run_command(TRAIN, "finetune", "--data", "folder:nowhere", status=1)
     assert process.stderr.startswith("error: nowhere is not a folder") and process.stderr.count("\n") == 1
+    process = run_command(TRAIN, "finetune", status=1)
+    assert "this preset has no data of its own: give --data folder:PHOTOS" in process.stderr
     process = run_command(TRAIN, "--help")
     assert "digits (default)" in process.stdout and "--learning-rate" in process.stdout

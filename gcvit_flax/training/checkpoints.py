@@ -1,6 +1,5 @@
 """Orbax checkpoints of the whole training state: parameters, their average, optimiser and step."""
 
-import logging
 from types import TracebackType
 
 import jax
@@ -10,9 +9,6 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from gcvit_flax.errors import UserError, first_line
 from gcvit_flax.training.steps import TrainState
-
-# Orbax warns of every checkpoint without a score; those between evaluations have none.
-logging.getLogger("absl").addFilter(lambda record: "tracked_metric" not in record.getMessage())
 
 _SAVED = ("step", "params", "opt_state", "ema_params")
 

@@ -25,7 +25,8 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
         print(_OVERVIEW)
         for name in PRESETS:
             default = " (default)" if name == _DEFAULT_PRESET else ""
-            print(f"{name}{default}: {PRESET_HELP[name]}")
+            print(f"{name}{default}: {PRESET_HELP[name].rstrip()}\n")
+        print(f"The options, with the defaults of {_DEFAULT_PRESET}:\n")
     named = bool(arguments) and not arguments[0].startswith("-")
     preset = arguments.pop(0) if named else _DEFAULT_PRESET
     if preset not in PRESETS:

@@ -15,7 +15,7 @@ class TrainConfig:
     # runs/PRESET.
     workdir: str | None = None
     # digits, folder:PATH or tfds:NAME.
-    data: str = "digits"
+    data: str | None = None
     # A published variant, which the options below replace parts of. Default: gcvit_xxtiny, or that of --init-from.
     variant: str | None = None
     # Image side in pixels, or height and width. Default: the variant's, or that of --init-from.

@@ -113,6 +113,8 @@ _SHARES = ("label_smoothing", "random_erasing", "ema_decay")
 
 
 def _check_options(config: TrainConfig) -> None:
+    if config.data is None:
+        raise UserError("this preset has no data of its own: give --data folder:PHOTOS or --data tfds:NAME")
     for names, fits, expected in (
         (_POSITIVE, lambda value: value > 0, "positive"),
         (_NOT_NEGATIVE, lambda value: value >= 0, "at least 0"),

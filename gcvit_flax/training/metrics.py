@@ -2,11 +2,14 @@
 
 import io
 import json
+import logging
 
 import numpy as np
 from etils import epath
 
-from gcvit_flax.files import replace_text
+from gcvit_flax.files import replace_bytes, replace_text
+
+logger = logging.getLogger("gcvit_flax")
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -71,9 +74,12 @@ class MetricsLog:
         """Flushes the events and draws curves.png."""
         if self._events is None:
             return
-        self._events.close()
-        if self.records:
-            (self._workdir / "curves.png").write_bytes(draw_curves(self.records))
+        try:
+            self._events.close()
+            if self.records:
+                replace_bytes(self._workdir / "curves.png", draw_curves(self.records))
+        except OSError as error:  # Not an error of its own, which would hide the one that ends the run.
+            logger.warning("events and curves.png cannot be written in %s (%s)", self._workdir, error)
 
     def _replace(self) -> None:
         replace_text(self._workdir / METRICS_NAME, "".join(json.dumps(record) + "\n" for record in self.records))

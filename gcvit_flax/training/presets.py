@@ -4,6 +4,7 @@ from gcvit_flax.training.config import TrainConfig
 
 PRESETS = {
     "digits": TrainConfig(
+        data="digits",
         embed_dim=32,
         depths=(2, 2, 2, 2),
         num_heads=(2, 4, 8, 16),

@@ -73,8 +73,8 @@ class Report:
         for prefix, r in results.items():
             what = "validation" if prefix == "val" else "validation of the averaged parameters"
             self._progress.say(
-                f"epoch {epoch:.1f}: {what}: loss {r['loss']:.4f}, top-1 {r['top1']:.2%}, top-5 {r['top5']:.2%} "
-                f"of {r['count']}"
+                f"epoch {epoch:.1f} (step {step}), {what}: loss {r['loss']:.4f}, top-1 {r['top1']:.2%}, "
+                f"top-5 {r['top5']:.2%} of {r['count']}"
             )
 
     def has_evaluation(self, step: int) -> bool:

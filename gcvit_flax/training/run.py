@@ -159,12 +159,15 @@ class Run:
     def _describe(self, start: int) -> None:
         if not hosts.is_first():
             return
-        count = sum(x.size for x in jax.tree.leaves(abstract_params(self.model)))
+        sizes = jax.tree.map(lambda x: x.size, abstract_params(self.model))
+        parameters = f"{sum(jax.tree.leaves(sizes)):,} parameters"
+        if self.config.head_only:
+            parameters += f", {sum(jax.tree.leaves(sizes['head'])):,} of them trained"
         size = "x".join(map(str, self.model.preprocessing.image_size))
         devices = len(self.devices) * hosts.count()
         places = f"{devices} {self.devices[0].platform} device{'s'[: devices > 1]}"
         print(
-            f"model: {count:,} parameters, {size} px, {len(self.data.class_names)} classes (gcvit_flax "
+            f"model: {parameters}, {size} px, {len(self.data.class_names)} classes (gcvit_flax "
             f"{gcvit_flax.__version__})\n"
             f"data: {len(self.data.train):,} training and {len(self.data.validation):,} validation images "
             f"({self.config.data})\n"

@@ -86,6 +86,7 @@ def _draw(path: str, images: np.ndarray, titles: list[str]) -> None:
         figure.savefig(path, dpi=100)
     except ValueError as error:  # An ending that is no picture's; Matplotlib lists those that are.
         raise UserError(f"{path}: {error}") from error
+    print(f"{path}: {len(images)} of the images of a step")
 
 
 if __name__ == "__main__":

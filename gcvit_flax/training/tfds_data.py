@@ -59,7 +59,12 @@ def open_tfds(name: str, val_fraction: float, split: str | None) -> Data:
         return Data(*(_open_split(builder, name, part, len(class_names)) for part in (train, held_out)), class_names)
     except UserError:
         raise
-    except Exception as error:  # Its errors are of many kinds: registry, network, split syntax.
+    except tfds.core.DatasetNotFoundError as error:
+        raise UserError(
+            f"tensorflow-datasets has no data set {name!r}: choose one of tensorflow.org/datasets/catalog that is in "
+            "TFDS_DATA_DIR or can be prepared, or use folder:PATH"
+        ) from error
+    except Exception as error:  # Its errors are of many kinds: network, file format, split syntax.
         raise UserError(
             f"tfds:{name} cannot be opened ({_first_line(error)}); {_build(name)}, or use folder:PATH"
         ) from error

@@ -113,4 +113,5 @@ def _check_empty(workdir: epath.Path) -> None:
     ours = (_LOCK_NAME, _DISCARDED_NAME, f"{CONFIG_NAME}.partial")
     others = sorted(item.name for item in workdir.iterdir() if item.name not in ours)
     if others:
-        raise UserError(f"{workdir} is not empty and holds no run ({others[0]}, ...): choose another --workdir")
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise UserError(f"{workdir} is not empty and holds no run, but {others[0]}{more}: choose another --workdir")

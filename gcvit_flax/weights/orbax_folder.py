@@ -1,5 +1,6 @@
 """Parameters as an Orbax checkpoint, written and read by one process alone."""
 
+import logging
 from collections.abc import Mapping
 
 import jax
@@ -10,6 +11,10 @@ from etils import epath
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError, first_line
 from gcvit_flax.weights.tree import check_same_names_and_shapes, flatten, parameter_shapes, unflatten
+
+# What Orbax logs of checkpoints without a score, and of errors that it raises as well.
+_NOISE = ("tracked_metric", "_SignalingThread.run() raised")
+logging.getLogger("absl").addFilter(lambda record: not any(noise in record.getMessage() for noise in _NOISE))
 
 
 def save_params(checkpoint: epath.Path, flat: Mapping[str, np.ndarray]) -> None:

@@ -1,8 +1,10 @@
+import contextlib
 import json
 
 import jax
 import numpy as np
 import pytest
+from small import full_disk
 
 from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.training import timing
@@ -81,6 +83,14 @@ def test_evaluations_of_parameters_and_their_average(report, tmp_path, capsys):
     assert "averaged parameters: loss 0.5000, top-1 50.00%" in capsys.readouterr().out
     assert report.improves({"ema_val": results}, "ema_val") and not report.improves({"val": results}, "val")
     assert report.has_evaluation(10) and not report.has_evaluation(9)
+
+
+def test_pictures_that_cannot_be_written_do_not_hide_what_ended_the_run(tmp_path, caplog):
+    report = Report(tmp_path, create_model(), Plan(TrainConfig(batch_size=10), 100), jax.local_devices(), 0)
+    report.evaluation(10, {"val": {"loss": 0.5, "top1": 0.75, "top5": 1.0, "count": 8}})
+    with pytest.raises(ValueError, match="the reason"), full_disk(), contextlib.closing(report):
+        raise ValueError("the reason")
+    assert "curves.png cannot be written" in caplog.text
 
 
 def test_the_peak_of_known_devices():

@@ -70,7 +70,7 @@ def test_a_crash_before_the_first_line_is_no_dead_end(workdir):
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_folder_of_other_things_is_left_alone(workdir, resume):
     (workdir / "thesis.tex").touch()
-    with pytest.raises(ValueError, match=r"not empty and holds no run \(thesis.tex"):
+    with pytest.raises(ValueError, match=r"not empty and holds no run, but thesis.tex:"):
         run_to_resume(workdir, {}, frozenset(), resume)
 
 
