@@ -11,7 +11,7 @@ PRESETS = {
         window_size=(4, 4, 2, 1),
         drop_path_rate=0.05,
         image_size=32,
-        epochs=15.0,
+        epochs=18.0,
         learning_rate=2e-3,
         crop_area=(0.6, 1.0),
         flip=False,
@@ -69,7 +69,7 @@ PRESET_HELP = {
 
     python train.py
 
-    Two CPU cores, two to three minutes, half of one compiling: 98 % of the held-out digits (measured, see README).
+    Two CPU cores, two to three minutes, half of one compiling: 97 to 98.6 % of the held-out digits, as seeds go.
     """,
     "finetune": """Trains any variant on a folder of images or a prepared data set, from scratch or --init-from.
 
