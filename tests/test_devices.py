@@ -2,6 +2,7 @@ import logging
 
 import jax
 import pytest
+from small import full_disk
 
 from gcvit_flax.devices import choose_devices, keep_compiled_programs
 
@@ -30,6 +31,14 @@ def test_compiled_programs_are_kept_where_that_is_possible(tmp_path, caplog):
     (tmp_path / "file").touch()
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
+        keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir is None
+    assert "compiled programs cannot be kept" in caplog.text
+
+
+def test_a_full_disk_keeps_nothing(tmp_path, caplog):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    with caplog.at_level(logging.WARNING), full_disk():
         keep_compiled_programs()
     assert jax.config.jax_compilation_cache_dir is None
     assert "compiled programs cannot be kept" in caplog.text

@@ -59,6 +59,16 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_earlier_checkpoint(folder):
     jax.tree.map(np.testing.assert_array_equal, state.params, state_at(1, 100_000).params)
 
 
+def test_the_last_save_fails_aloud_too(folder):
+    """It is written in the background, so that only the end of the block can tell."""
+    with (
+        full_disk(),
+        pytest.raises(ValueError, match="a checkpoint cannot be written"),
+        Checkpoints(folder, keep=1) as checkpoints,
+    ):
+        checkpoints.save(state_at(1, 100_000))
+
+
 def test_a_checkpoint_of_another_model_or_a_damaged_one_is_named(folder):
     with Checkpoints(folder, keep=2) as checkpoints:
         checkpoints.save(state_at(7))

@@ -104,6 +104,7 @@ def test_the_peak_of_known_devices():
         "NVIDIA L4": 121e12,
         "NVIDIA L40S": 362e12,
         "NVIDIA GeForce RTX 4090": None,
+        "NVIDIA A1000": None,
         "cpu": None,
     }.items():
         device.device_kind = kind

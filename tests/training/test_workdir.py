@@ -56,6 +56,7 @@ def test_a_crash_while_starting_afresh_is_no_dead_end(workdir, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(shutil, "rmtree", crash)
         start_afresh(workdir)
+    assert run_to_resume(workdir, {"seed": 1}, frozenset(), resume=True) is None  # Half removed, it is no run any more.
     start_afresh(workdir)  # And another before config.json was written.
     start(workdir, {"seed": 3})
     assert read_settings(workdir)["seed"] == 3
