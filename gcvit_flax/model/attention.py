@@ -10,7 +10,9 @@ import numpy as np
 from einops import rearrange
 
 from gcvit_flax.config import Size
+from gcvit_flax.model.kernels.attention import windowed_attention
 from gcvit_flax.model.numerics import Dense, normal_init
+from gcvit_flax.model.remat import keep
 
 
 @functools.lru_cache(maxsize=64)
@@ -34,28 +36,6 @@ def relative_position_bias(table: jax.Array, window: Size, layout: str) -> jax.A
     if layout == "flattened":
         return table.reshape(-1)[index][None]
     return rearrange(table[index], "q k h -> h q k")
-
-
-def windowed_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    bias: jax.Array,
-    key_mask: jax.Array | None = None,
-    dropout=lambda weights: weights,
-) -> jax.Array:
-    """softmax(q k^T + bias) v inside each window (paper, equation 5), with the softmax in float32.
-
-    q is (B, n, h, T, d), or (B, h, T, d) for a query that every window of an image shares and that is never copied;
-    k and v are (B, n, h, T, d), bias is (h or 1, T, T), key_mask (n, T) is False at padding. Returns like v.
-    """
-    query_axes = "Bhqd" if q.ndim == 4 else "Bnhqd"
-    logits = jnp.einsum(f"{query_axes},Bnhkd->Bnhqk", q, k, preferred_element_type=jnp.float32)
-    logits += bias.astype(jnp.float32)
-    if key_mask is not None:
-        logits = jnp.where(key_mask[:, None, None, :], logits, -jnp.inf)
-    weights = dropout(jax.nn.softmax(logits).astype(v.dtype))
-    return jnp.einsum("Bnhqk,Bnhkd->Bnhqd", weights, v)
 
 
 class WindowAttention(nn.Module):
@@ -85,7 +65,7 @@ class WindowAttention(nn.Module):
 
         parts = 3 if query is None else 2
         x = Dense(parts * channels, use_bias=self.qkv_bias, dtype=self.dtype, name="qkv")(x)
-        *q, k, v = rearrange(x, "B n T (parts h d) -> parts B n h T d", parts=parts, h=self.num_heads)
+        *q, k, v = keep(rearrange(x, "B n T (parts h d) -> parts B n h T d", parts=parts, h=self.num_heads))
         q = q[0] if query is None else rearrange(query, "B T (h d) -> B h T d", h=self.num_heads)
 
         scale = head_dim**-0.5 if self.qk_scale is None else self.qk_scale
@@ -95,7 +75,6 @@ class WindowAttention(nn.Module):
             v,
             relative_position_bias(table, self.window, self.relative_position_bias),
             key_mask,
-            nn.Dropout(self.attention_dropout_rate, deterministic=not train),
         )
         x = rearrange(x, "B n h T d -> B n T (h d)")
         x = Dense(channels, dtype=self.dtype, name="proj")(x)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from gcvit_flax.model.attention import WindowAttention
 from gcvit_flax.model.numerics import Dense, LayerNorm, gelu
+from gcvit_flax.model.remat import keep
 
 
 def drop_path_scales(key: jax.Array, rates: Sequence[float], example_index: jax.Array) -> jax.Array:
@@ -20,8 +21,8 @@ def drop_path_scales(key: jax.Array, rates: Sequence[float], example_index: jax.
     rates = jnp.asarray(rates)[:, None]
 
     def one_example(index):
-        keep = jax.random.uniform(jax.random.fold_in(key, index), (len(rates), 2)) >= rates
-        return keep / (1 - rates)
+        kept = jax.random.uniform(jax.random.fold_in(key, index), (len(rates), 2)) >= rates
+        return kept / (1 - rates)
 
     return jax.vmap(one_example, out_axes=-1)(example_index)
 
@@ -36,7 +37,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         channels = x.shape[-1]
-        x = gelu(Dense(self.hidden, dtype=self.dtype, name="fc1")(x))
+        x = gelu(keep(Dense(self.hidden, dtype=self.dtype, name="fc1")(x)))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         x = Dense(channels, dtype=self.dtype, name="fc2")(x)
         return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
@@ -85,12 +86,13 @@ class Block(nn.Module):
         mlp = Mlp(int(channels * self.mlp_ratio), self.dropout_rate, self.dtype, name="mlp")
 
         branch = attention(LayerNorm(dtype=self.dtype, name="norm1")(x), query, key_mask, train=train)
-        x = x + self._scale(branch, 0, path_scales)
+        x = keep(jax.lax.optimization_barrier(x + self._scale(branch, 0, path_scales)))
         branch = mlp(LayerNorm(dtype=self.dtype, name="norm2")(x), train=train)
-        return x + self._scale(branch, 1, path_scales)
+        return jax.lax.optimization_barrier(x + self._scale(branch, 1, path_scales))
 
     def _scale(self, branch: jax.Array, which: int, path_scales: jax.Array | None) -> jax.Array:
         if self.layer_scale is not None:
+            branch = keep(branch)
             init = nn.initializers.constant(self.layer_scale)
             branch *= self.param(f"gamma{which + 1}", init, branch.shape[-1:]).astype(self.dtype)
         if path_scales is not None:

@@ -7,10 +7,22 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gcvit_flax.model.kernels.convolution import strided_conv3x3
 from gcvit_flax.model.numerics import Dense, LayerNorm, conv_init, gelu
+from gcvit_flax.model.remat import keep
 
-# Explicit padding: "SAME" pads (0, 1) at stride 2 on even sizes, the published networks pad (1, 1).
-Conv3x3 = functools.partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), kernel_init=conv_init)
+class Conv3x3(nn.Module):
+    features: int
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", conv_init, (3, 3, x.shape[-1], self.features))
+        x = strided_conv3x3(x, kernel.astype(self.dtype))
+        if self.use_bias:
+            x += self.param("bias", _stem_bias_init, (self.features,)).astype(self.dtype)
+        return keep(x)
 
 
 @jax.custom_vjp
@@ -41,10 +53,11 @@ def _depthwise_forward(x: jax.Array, kernel: jax.Array):
 
 def _depthwise_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array):
     x, kernel = saved
+    x, gradient = jax.lax.optimization_barrier((x, gradient))
     products = [(shift * gradient).astype(jnp.float32) for shift in _shifts(x)]
     # Nine sums in one pass over the rows; without the barrier XLA:CPU would fuse them with the slower second sum.
     zeros = [jnp.float32(0)] * 9
-    rows = jax.lax.reduce(products, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (1,))
+    rows = jax.lax.reduce(products, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (2,))
     kernel_gradient = jnp.stack(jax.lax.optimization_barrier(rows)).sum((1, 2))  # (9, B, W, C) -> (9, C)
     flipped = kernel[::-1, ::-1]
     return depthwise_conv3x3(gradient, flipped), kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
@@ -92,7 +105,7 @@ class SqueezeAndExcitation(nn.Module):
         gate = x.mean((1, 2), dtype=jnp.float32).astype(self.dtype)  # (B, C)
         gate = gelu(Dense(channels // 4, use_bias=False, dtype=self.dtype, name="fc1")(gate))
         gate = jax.nn.sigmoid(Dense(channels, use_bias=False, dtype=self.dtype, name="fc2")(gate))
-        return x * gate[:, None, None]
+        return x * keep(gate)[:, None, None]
 
 
 class MBConv(nn.Module):
@@ -102,10 +115,10 @@ class MBConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = gelu(DepthwiseConv(self.dtype, name="depthwise")(x))
+        y = gelu(keep(DepthwiseConv(self.dtype, name="depthwise")(x)))
         y = SqueezeAndExcitation(self.dtype, name="se")(y)
         pointwise = nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, kernel_init=conv_init, name="pointwise")
-        return x + pointwise(y)
+        return keep(x + pointwise(y))
 
 
 class ReduceSize(nn.Module):
@@ -118,7 +131,7 @@ class ReduceSize(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = LayerNorm(dtype=self.dtype, name="norm1")(x)
         x = MBConv(self.dtype, name="conv")(x)
-        x = Conv3x3(self.features, strides=2, use_bias=False, dtype=self.dtype, name="reduction")(x)
+        x = Conv3x3(self.features, use_bias=False, dtype=self.dtype, name="reduction")(x)
         return LayerNorm(dtype=self.dtype, name="norm2")(x)
 
 
@@ -138,5 +151,5 @@ class PatchEmbed(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        x = Conv3x3(self.features, strides=2, bias_init=_stem_bias_init, dtype=self.dtype, name="proj")(images)
+        x = Conv3x3(self.features, dtype=self.dtype, name="proj")(images)
         return ReduceSize(self.features, self.dtype, name="conv_down")(x)

@@ -71,20 +71,23 @@ def make_train_step(model: GCViT, config: TrainConfig, devices: list) -> Callabl
 
     def train_step(state: TrainState, batch, key, learning_rate):
         key = jax.random.fold_in(key, state.step)
-        gradients = functools.partial(_gradients, state, model, config, key)
+        gradients = functools.partial(_gradients, state, model, config, key, batch["label"].size * jax.lax.axis_size(AXIS))
         if config.accumulation_steps == 1:
             results = gradients(batch, 0)
         else:
-            results = _mean_over_parts(gradients, batch, config.accumulation_steps)
-        grads, metrics = jax.lax.pmean(results, AXIS)
+            results = _sum_over_parts(gradients, batch, config.accumulation_steps)
+        grads, metrics = jax.lax.psum(results, AXIS)
         state = _update(state, grads, learning_rate, config.ema_decay)
         return state, metrics | {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(state.params)}
 
     return _pmap(train_step, devices, in_axes=(None, 0, None, None), out_axes=None, donate_argnums=0)
 
 
-def _gradients(state: TrainState, model: GCViT, config: TrainConfig, key, batch, part):
-    """Gradients and metrics of one device's `batch`, the `part`-th that it computes in this step."""
+def _gradients(state: TrainState, model: GCViT, config: TrainConfig, key, total: int, batch, part):
+    """Gradients and metrics of one device's `batch`, the `part`-th that it computes in this step.
+
+    They are sums over its examples divided by `total`, the global batch, so that they only need adding up.
+    """
     augment_key, mix_key, drop_path_key, dropout_key = jax.random.split(key, 4)
     images = augment(augment_key, batch["image"], batch["index"], model.preprocessing, config)
     targets = smoothed_targets(batch["label"], model.config.num_classes, config.label_smoothing)
@@ -99,14 +102,14 @@ def _gradients(state: TrainState, model: GCViT, config: TrainConfig, key, batch,
         # Without a gradient to what is not trained, XLA leaves its backward pass out.
         params = jax.tree.map(lambda x, scale: x if scale else jax.lax.stop_gradient(x), params, scales)
         logits = state.apply_fn({"params": params}, images, train=True, example_index=batch["index"], rngs=rngs)
-        return optax.softmax_cross_entropy(logits, targets).mean(), logits
+        return optax.softmax_cross_entropy(logits, targets).sum() / total, logits
 
     (loss, logits), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    return grads, {"train_loss": loss, "train_top1": in_top(logits, targets.argmax(-1), 1).mean()}
+    return grads, {"train_loss": loss, "train_top1": in_top(logits, targets.argmax(-1), 1).sum() / total}
 
 
-def _mean_over_parts(gradients: Callable, batch, parts: int):
-    """The mean of `gradients(part of batch, its number)` over equal parts, computed one after the other."""
+def _sum_over_parts(gradients: Callable, batch, parts: int):
+    """The sum of `gradients(part of batch, its number)` over equal parts, computed one after the other."""
     split = {name: rearrange(x, "(parts b) ... -> parts b ...", parts=parts) for name, x in batch.items()}
     shapes = jax.eval_shape(gradients, {name: x[0] for name, x in split.items()}, 0)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
@@ -115,7 +118,7 @@ def _mean_over_parts(gradients: Callable, batch, parts: int):
         return jax.tree.map(jnp.add, sums, gradients(*part)), None
 
     sums, _ = jax.lax.scan(add, zeros, (split, jnp.arange(parts)))
-    return jax.tree.map(lambda x: x / parts, sums)
+    return sums
 
 
 def _update(state: TrainState, grads, learning_rate, ema_decay: float | None) -> TrainState:

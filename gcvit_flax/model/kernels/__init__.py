@@ -1,0 +1,1 @@
+"""The operations that take the time, each as a plain function with a gradient of its own; see `reference`."""
