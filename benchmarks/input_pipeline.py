@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from benchmarks.training_step import start
+from benchmarks.ours import start
 from gcvit_flax.errors import run_cli
 from gcvit_flax.training import steps
 from gcvit_flax.training.cli import parse

@@ -10,6 +10,7 @@ import numpy as np
 from einops import rearrange
 
 from gcvit_flax.config import Size
+from gcvit_flax.model.kernels import reference
 from gcvit_flax.model.kernels.attention import windowed_attention
 from gcvit_flax.model.numerics import Dense, normal_init
 from gcvit_flax.model.remat import keep
@@ -69,13 +70,13 @@ class WindowAttention(nn.Module):
         q = q[0] if query is None else rearrange(query, "B T (h d) -> B h T d", h=self.num_heads)
 
         scale = head_dim**-0.5 if self.qk_scale is None else self.qk_scale
-        x = windowed_attention(
-            q * jnp.asarray(scale, self.dtype),
-            k,
-            v,
-            relative_position_bias(table, self.window, self.relative_position_bias),
-            key_mask,
-        )
+        q = q * jnp.asarray(scale, self.dtype)
+        bias = relative_position_bias(table, self.window, self.relative_position_bias)
+        if train and self.attention_dropout_rate:
+            dropout = nn.Dropout(self.attention_dropout_rate, deterministic=False)
+            x = reference.windowed_attention(q, k, v, bias, key_mask, dropout)
+        else:
+            x = windowed_attention(q, k, v, bias, key_mask)
         x = rearrange(x, "B n h T d -> B n T (h d)")
         x = Dense(channels, dtype=self.dtype, name="proj")(x)
         return nn.Dropout(self.dropout_rate, deterministic=not train)(x)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from gcvit_flax.model.attention import WindowAttention
-from gcvit_flax.model.numerics import Dense, LayerNorm, gelu
+from gcvit_flax.model.kernels.pointwise import gelu
+from gcvit_flax.model.numerics import Dense, LayerNorm
 from gcvit_flax.model.remat import keep
 
 

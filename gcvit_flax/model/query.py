@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from gcvit_flax.config import Size
-from gcvit_flax.model.convs import MBConv, max_pool3x3
+from gcvit_flax.model.convs import MBConv
+from gcvit_flax.model.kernels.convolution import max_pool3x3
 
 
 class FeatureExtraction(nn.Module):

@@ -1,4 +1,6 @@
-"""What the backward pass keeps of the forward pass, and what it computes again."""
+"""What the backward pass has from memory, and what it computes again (Chen et al., 2016)."""
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -7,12 +9,15 @@ from jax.ad_checkpoint import checkpoint_name
 _KEPT = "kept"
 
 
-def keep(x):
-    """Marks an array that the backward pass shall have from memory."""
-    return jax.tree.map(lambda x: checkpoint_name(x, _KEPT), x)
+def keep(arrays):
+    """Marks arrays that the backward pass shall have from memory: the results of products, convolutions and sums."""
+    return jax.tree.map(lambda x: checkpoint_name(x, _KEPT), arrays)
 
 
-def recomputing(function, everything: bool = False):
-    """`function` (module, ...) such that its backward pass computes again all that `keep` has not marked."""
+def recomputing(function: Callable, everything: bool) -> Callable:
+    """`function` (module, ...), of which the backward pass computes again what is not marked by `keep`, or everything.
+
+    What is not marked takes as long to write and read as to compute: norms, GELUs, sums.
+    """
     policy = None if everything else jax.checkpoint_policies.save_only_these_names(_KEPT)
     return nn.remat(function, policy=policy)

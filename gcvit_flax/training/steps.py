@@ -17,6 +17,7 @@ import optax
 from einops import rearrange
 from flax.training import train_state
 
+from gcvit_flax.devices import compiler_options, release_compiler_memory
 from gcvit_flax.images import normalize
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.model.init import abstract_params
@@ -71,7 +72,8 @@ def make_train_step(model: GCViT, config: TrainConfig, devices: list) -> Callabl
 
     def train_step(state: TrainState, batch, key, learning_rate):
         key = jax.random.fold_in(key, state.step)
-        gradients = functools.partial(_gradients, state, model, config, key, batch["label"].size * jax.lax.axis_size(AXIS))
+        total = batch["label"].size * jax.lax.axis_size(AXIS)
+        gradients = functools.partial(_gradients, state, model, config, key, total)
         if config.accumulation_steps == 1:
             results = gradients(batch, 0)
         else:
@@ -80,7 +82,7 @@ def make_train_step(model: GCViT, config: TrainConfig, devices: list) -> Callabl
         state = _update(state, grads, learning_rate, config.ema_decay)
         return state, metrics | {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(state.params)}
 
-    return _pmap(train_step, devices, in_axes=(None, 0, None, None), out_axes=None, donate_argnums=0)
+    return _Mapped(train_step, devices, in_axes=(None, 0, None, None), out_axes=None, donate_argnums=0)
 
 
 def _gradients(state: TrainState, model: GCViT, config: TrainConfig, key, total: int, batch, part):
@@ -152,7 +154,7 @@ def make_eval_step(model: GCViT, devices: list, confusion: bool = False) -> Call
             sums["confusion"] = empty.at[labels, logits.argmax(-1)].add(mask)
         return jax.lax.psum(sums, AXIS)
 
-    return _pmap(eval_step, devices, in_axes=(None, 0), out_axes=None)
+    return _Mapped(eval_step, devices, in_axes=(None, 0), out_axes=None)
 
 
 def make_sync_check(devices: list) -> Callable:
@@ -166,10 +168,29 @@ def make_sync_check(devices: list) -> Callable:
         checksum = sum(checksums)
         return jax.lax.pmin(checksum, AXIS) == jax.lax.pmax(checksum, AXIS)
 
-    mapped = _pmap(sync_check, devices, in_axes=(None, 0), out_axes=None)
+    mapped = _Mapped(sync_check, devices, in_axes=(None, 0), out_axes=None)
     return lambda tree: bool(mapped(tree, np.zeros(len(devices))))  # pmap needs something to spread.
 
 
-def _pmap(function: Callable, devices: list, **options) -> Callable:
-    """pmap over `devices` of this host, and over all devices of all hosts where there are several."""
-    return jax.pmap(function, AXIS, devices=devices if jax.process_count() == 1 else None, **options)
+class _Mapped:
+    """pmap over `devices` of this host, and over all devices of all hosts where there are several.
+
+    Compiled at the first call, for arguments of its shapes, with options that pmap itself does not take.
+    """
+
+    def __init__(self, function: Callable, devices: list, **options):
+        devices_of_one_host = devices if jax.process_count() == 1 else None
+        self._mapped = jax.pmap(function, AXIS, devices=devices_of_one_host, **options)
+        self._options = compiler_options(devices[0])
+        self._compiled = None
+
+    def compile(self, *arguments) -> jax.stages.Compiled:
+        """The program for arguments like these."""
+        program = self._mapped.lower(*arguments).compile(self._options)
+        release_compiler_memory()
+        return program
+
+    def __call__(self, *arguments):
+        if self._compiled is None:
+            self._compiled = self.compile(*arguments)
+        return self._compiled(*arguments)

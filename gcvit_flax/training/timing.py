@@ -96,7 +96,7 @@ def training_flops(model: GCViT) -> float | None:
 def peak_memory(devices: list[jax.Device]) -> float:
     """The most memory in GiB in use so far: of the fullest accelerator, or on a CPU of this process."""
     statistics = [device.memory_stats() for device in devices]
-    if all(statistics):
+    if statistics and all(statistics):
         return max(s["peak_bytes_in_use"] for s in statistics) / 2**30
     # Kilobytes on Linux, bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30

@@ -2,18 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.special
-from flax import linen as nn
 
-from gcvit_flax.model.attention import (
-    WindowAttention,
-    relative_position_bias,
-    relative_position_index,
-    windowed_attention,
-)
+from gcvit_flax.model.attention import WindowAttention, relative_position_bias, relative_position_index
 from gcvit_flax.model.block import drop_path_scales
-from gcvit_flax.model.convs import depthwise_conv3x3, max_pool3x3
-from gcvit_flax.model.numerics import gelu
 from gcvit_flax.model.query import GlobalQueryGenerator
 from gcvit_flax.model.windows import merge, pad, partition
 
@@ -56,38 +47,6 @@ def test_flattened_bias_is_one_for_all_heads():
     np.testing.assert_array_equal(relative_position_bias(table, (2, 2), "flattened"), index[None].astype(float))
 
 
-@pytest.mark.parametrize("shared_query", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
-def test_windowed_attention_is_softmax_attention(shared_query, masked):
-    rng = np.random.default_rng(0)
-    batch, windows, heads, tokens, width = 2, 3, 2, 4, 5
-    k, v = rng.normal(size=(2, batch, windows, heads, tokens, width))
-    q = rng.normal(size=(batch, *([] if shared_query else [windows]), heads, tokens, width))
-    bias = rng.normal(size=(heads, tokens, tokens))
-    mask = np.ones((windows, tokens), bool)
-    mask[-1, 2:] = not masked
-
-    expected = np.empty((batch, windows, heads, tokens, width))
-    for b, n, h in np.ndindex(batch, windows, heads):
-        query = q[b, h] if shared_query else q[b, n, h]
-        logits = query @ k[b, n, h].T + bias[h]
-        weights = np.exp(logits) * mask[n]
-        expected[b, n, h] = weights / weights.sum(-1, keepdims=True) @ v[b, n, h]
-    arguments = [jnp.float32(x) for x in (q, k, v, bias)]
-    actual = windowed_attention(*arguments, jnp.array(mask) if masked else None)
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_global_query_is_not_copied_per_window():
-    """Its products with 64 windows' keys must not need 64 queries: no intermediate of the forward pass is one."""
-    module = WindowAttention(num_heads=2, window=(2, 2))
-    x, query = jnp.ones((1, 64, 4, 8)), jnp.ones((1, 4, 8))
-    variables = module.init(jax.random.key(0), x, query, train=False)
-    jaxpr = jax.make_jaxpr(lambda q: module.apply(variables, x, q, train=False))(query)
-    products = [eqn for eqn in jaxpr.jaxpr.eqns if eqn.primitive.name == "dot_general"]
-    assert query.size in [min(operand.aval.size for operand in eqn.invars) for eqn in products]
-
-
 def test_qk_scale_replaces_the_default():
     x = jax.random.normal(jax.random.key(0), (1, 2, 4, 8))
     default = WindowAttention(num_heads=2, window=(2, 2))
@@ -96,37 +55,6 @@ def test_qk_scale_replaces_the_default():
     other = WindowAttention(num_heads=2, window=(2, 2), qk_scale=1.0).apply(variables, x, train=False)
     np.testing.assert_array_equal(same, default.apply(variables, x, train=False))
     assert not np.allclose(other, same, rtol=1e-3)
-
-
-def test_depthwise_convolution_and_its_gradients_are_the_grouped_ones():
-    x = jax.random.normal(jax.random.key(0), (2, 7, 10, 5))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 5))
-    weights = jax.random.normal(jax.random.key(2), x.shape)
-
-    def grouped(x, kernel):
-        axes = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=axes, feature_group_count=5)
-
-    np.testing.assert_allclose(depthwise_conv3x3(x, kernel), grouped(x, kernel), rtol=1e-5, atol=1e-5)
-    gradients = [
-        jax.grad(lambda x, kernel, f=f: (f(x, kernel) * weights).sum(), argnums=(0, 1))(x, kernel)
-        for f in (depthwise_conv3x3, grouped)
-    ]
-    for ours, expected in zip(*gradients, strict=True):
-        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-4)
-
-
-@pytest.mark.parametrize("padding", [-jnp.inf, 0.0])
-@pytest.mark.parametrize("size", [(6, 8), (5, 7)])
-def test_max_pool_is_a_window_reduction(padding, size):
-    x = jax.random.normal(jax.random.key(0), (2, *size, 3)) - 1.0  # Mostly negative, so that the padding shows.
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=padding)
-    np.testing.assert_array_equal(max_pool3x3(x, padding), nn.max_pool(padded, (3, 3), (2, 2)))
-
-
-def test_gelu_is_the_exact_one():
-    x = np.linspace(-6, 6, 1001)
-    np.testing.assert_allclose(gelu(jnp.float32(x)), x * scipy.special.ndtr(x), atol=1e-6)
 
 
 def test_query_of_another_size_is_resized_to_the_window():

@@ -1,0 +1,115 @@
+"""Our side of the benchmarks: what the trainer has before its first step, and that step or a forward pass, compiled."""
+
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gcvit_flax.devices import choose_devices, simulate_devices
+from gcvit_flax.model.gcvit import GCViT, create_model
+from gcvit_flax.model.init import init_params
+from gcvit_flax.training.config import TrainConfig
+from gcvit_flax.training.plan import settle
+from gcvit_flax.training.presets import PRESETS
+from gcvit_flax.training.setup import build_model, first_params
+from gcvit_flax.training.steps import TrainState, make_train_step, replicate, shard, start_state
+from gcvit_flax.training.timing import peak_memory
+
+_CLASSES = 1000
+_MATRIX_SIDE, _COPY_BYTES = {"cpu": 2048, "gpu": 8192, "tpu": 8192}, 2**28
+
+
+def start(config: TrainConfig, class_names: tuple[str, ...]) -> tuple[TrainConfig, GCViT, list, TrainState]:
+    """What the trainer has before its first step: settled options, model, devices, and the state on all of them."""
+    simulate_devices(config.devices)
+    model = build_model(config, class_names)
+    config = settle(config, model.config)
+    devices = choose_devices(config.batch_size, config.devices)
+    return config, model, devices, replicate(start_state(model, first_params(config, model), config), devices)
+
+
+class Side:
+    """A compiled forward pass or training step, and what it takes."""
+
+    def __init__(self, options):
+        self._dtype = jnp.dtype(options.dtype)
+        self.run = self._inference(options) if options.task == "infer" else self._training(options)
+        devices = f"{len(self._devices)} x " if len(self._devices) > 1 else ""
+        self.machine = f"{jax.devices()[0].device_kind}, JAX {jax.__version__}"
+        self.what = f"gcvit_flax, {devices}{jax.default_backend()}"
+
+    def _inference(self, options):
+        self._devices = jax.devices()[:1]
+        model = create_model(options.variant, image_size=options.image_size, dtype=self._dtype)
+        variables = {"params": init_params(model, jax.random.key(0))}
+        images = np.random.default_rng(0).normal(size=(options.batch, options.image_size, options.image_size, 3))
+        images = jax.device_put(images.astype(np.float32))
+        program = self._timed(lambda: jax.jit(model.apply).lower(variables, images).compile())
+        return lambda: program(variables, images).block_until_ready()
+
+    def _training(self, options):
+        plain = {"color_jitter": 0.0, "flip": False, "mixup": 0.0, "cutmix": 0.0, "random_erasing": 0.0}
+        config = dataclasses.replace(
+            PRESETS["finetune"],
+            **plain,
+            variant=options.variant,
+            image_size=options.image_size,
+            batch_size=options.batch,
+            dtype=options.dtype,
+            devices=options.devices,
+            remat=options.remat,
+        )
+        config, model, self._devices, state = start(config, tuple(map(str, range(_CLASSES))))
+        arguments = (_random_batch(options.batch, model, self._devices), jax.random.key(0), np.float32(1e-4))
+        program = self._timed(lambda: make_train_step(model, config, self._devices).compile(state, *arguments))
+
+        def run():
+            nonlocal state
+            state, metrics = program(state, *arguments)
+            jax.block_until_ready(metrics)
+
+        return run
+
+    def _timed(self, compile):
+        began = time.perf_counter()
+        program = compile()
+        self.compile_seconds = time.perf_counter() - began
+        self.flops = (program.cost_analysis() or {}).get("flops", 0) * len(self._devices)
+        return program
+
+    def peak_memory(self) -> float:
+        """GiB."""
+        return peak_memory(self._devices)
+
+    def ceilings(self) -> dict[str, float]:
+        """What one large matrix product and one large copy reach on the same device."""
+        side = _MATRIX_SIDE[jax.default_backend()]
+        square = jnp.ones((side, side), self._dtype)
+        product = _best_seconds(jax.jit(jnp.matmul), square, square)
+        words = jnp.ones(_COPY_BYTES // 4, jnp.float32)
+        copy = _best_seconds(jax.jit(lambda x: x + 1), words)
+        return {
+            "matmul_gflop_per_second": 2 * side**3 / product / 1e9,
+            "copy_gb_per_second": 2 * _COPY_BYTES / copy / 1e9,
+        }
+
+
+def _best_seconds(function, *arguments) -> float:
+    seconds = []
+    for _ in range(6):
+        began = time.perf_counter()
+        function(*arguments).block_until_ready()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def _random_batch(batch_size: int, model: GCViT, devices: list) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (batch_size, *model.preprocessing.image_size, 3), dtype=np.uint8),
+        "label": rng.integers(0, model.config.num_classes, batch_size).astype(np.int32),
+        "index": np.arange(batch_size, dtype=np.int32),
+    }
+    return shard(batch, devices)

@@ -1,0 +1,116 @@
+"""timm's side of `benchmarks.compare`: PyTorch, channels last."""
+
+import importlib.util
+import sys
+import time
+
+import numpy as np
+
+from gcvit_flax.errors import UserError
+from gcvit_flax.training.timing import peak_memory
+
+_INSTALL = "pip install torch==2.13.0 && pip install --no-deps torchvision==0.28.0 && pip install timm==1.0.31"
+
+
+class Side:
+    """timm's forward pass in inference mode, or its training step."""
+
+    def __init__(self, options):
+        if importlib.util.find_spec("torch") is None or importlib.util.find_spec("timm") is None:
+            raise UserError(f"--peer timm needs timm and PyTorch, which are not installed here: {_INSTALL}")
+        import torch
+
+        timm = _import_timm(torch)
+        self._torch = torch
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._dtype = getattr(torch, options.dtype)
+        names = timm.list_models("gcvit*")
+        if options.variant not in names:
+            raise UserError(f"timm has no {options.variant}: choose one of {', '.join(names)}")
+        from gcvit_flax.variants import VARIANTS
+
+        rate = VARIANTS[options.variant].drop_path_rate if options.task == "train" else 0.0
+        model = timm.create_model(options.variant, img_size=options.image_size, drop_path_rate=rate)
+        self._model = model.to(self._device, memory_format=torch.channels_last)
+        how = ("torch.compile" if options.compile_peer else "eager") + ", channels_last"
+        self.what = f"timm {timm.__version__}, PyTorch {torch.__version__} {how}, {self._device.type}"
+        self.run = (self._inference if options.task == "infer" else self._training)(options)
+        self.compile_seconds = None
+        if options.compile_peer:
+            began = time.perf_counter()
+            self.run()
+            self.compile_seconds = time.perf_counter() - began
+        elif self._device.type == "cpu":
+            self.compile_seconds = 0.0
+
+    def _inference(self, options):
+        torch, model = self._torch, self._model.eval().to(self._dtype)
+        shape = (options.batch, options.image_size, options.image_size, 3)
+        images = torch.from_numpy(np.random.default_rng(0).normal(size=shape)).permute(0, 3, 1, 2)
+        images = images.to(self._device, self._dtype, memory_format=torch.channels_last)
+        call = torch.compile(model) if options.compile_peer else model
+
+        def run():
+            with torch.inference_mode():
+                call(images)
+            self._wait()
+
+        return run
+
+    def _training(self, options):
+        torch, model = self._torch, self._model.train()
+        rng = np.random.default_rng(0)
+        side = options.image_size
+        pixels = torch.from_numpy(rng.integers(0, 256, (options.batch, side, side, 3), dtype=np.uint8))
+        labels = torch.from_numpy(rng.integers(0, 1000, options.batch)).to(self._device)
+        mean = torch.tensor([0.485, 0.456, 0.406], device=self._device).view(1, 3, 1, 1) * 255
+        std = torch.tensor([0.229, 0.224, 0.225], device=self._device).view(1, 3, 1, 1) * 255
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=1e-4, weight_decay=0.05, fused=self._device.type == "cuda" or None
+        )
+        loss_of = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+        mixed = self._dtype != torch.float32
+
+        def forward(images, labels):
+            with torch.autocast(self._device.type, self._dtype, enabled=mixed):
+                return loss_of(model(images), labels)
+
+        forward = torch.compile(forward) if options.compile_peer else forward
+
+        def run():
+            images = (pixels.to(self._device).permute(0, 3, 1, 2).float() - mean) / std
+            optimizer.zero_grad()
+            loss = forward(images.contiguous(memory_format=torch.channels_last), labels)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+            loss.item()
+            self._wait()
+
+        return run
+
+    def _wait(self):
+        if self._device.type == "cuda":
+            self._torch.cuda.synchronize()
+
+    def peak_memory(self) -> float:
+        """GiB."""
+        if self._device.type == "cuda":
+            return self._torch.cuda.max_memory_allocated() / 2**30
+        return peak_memory([])
+
+
+def _import_timm(torch):
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        # Built for CUDA beside a PyTorch without it: its import asks for two operators that no model here uses.
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        globals()["_library"] = library  # Its operators live as long as it does.
+    import timm
+
+    return timm

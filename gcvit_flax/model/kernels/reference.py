@@ -1,0 +1,56 @@
+"""What the kernels compute, in the fewest words; also used where a kernel has no form of its own, for dropout."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+_AXES = ("NHWC", "HWIO", "NHWC")
+
+
+def windowed_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: jax.Array,
+    key_mask: jax.Array | None = None,
+    dropout: Callable[[jax.Array], jax.Array] = lambda weights: weights,
+) -> jax.Array:
+    """dropout(softmax(q k^T + bias)) v; see `attention.windowed_attention` for shapes."""
+    query_axes = "Bhqd" if q.ndim == 4 else "Bnhqd"
+    logits = jnp.einsum(f"{query_axes},Bnhkd->Bnhqk", q, k) + bias
+    if key_mask is not None:
+        logits = jnp.where(key_mask[:, None, None, :], logits, -jnp.inf)
+    wide = jnp.promote_types(logits.dtype, jnp.float32)
+    weights = dropout(jax.nn.softmax(logits.astype(wide)).astype(v.dtype))
+    return jnp.einsum("Bnhqk,Bnhkd->Bnhqd", weights, v)
+
+
+def depthwise_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A grouped convolution of one channel a group."""
+    padding = ((1, 1), (1, 1))
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), padding, dimension_numbers=_AXES, feature_group_count=x.shape[-1]
+    )
+
+
+def strided_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A convolution of stride 2 that pads both sides by one."""
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_AXES)
+
+
+def max_pool3x3(x: jax.Array, padding_value: float) -> jax.Array:
+    """A reduction over windows of stride 2, after padding both sides by one."""
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=padding_value)
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x * Phi(x)."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis."""
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + epsilon) * scale + bias

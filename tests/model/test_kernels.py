@@ -1,0 +1,117 @@
+"""Each kernel against its reference in float64, in values and in gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from gcvit_flax.devices import compiler_options
+from gcvit_flax.model.kernels import reference
+from gcvit_flax.model.kernels.attention import windowed_attention
+from gcvit_flax.model.kernels.convolution import depthwise_conv3x3, max_pool3x3, strided_conv3x3
+from gcvit_flax.model.kernels.pointwise import gelu, layer_norm
+
+BATCH, WINDOWS, HEADS, TOKENS, WIDTH = 2, 9, 2, 6, 5
+DTYPES = pytest.mark.parametrize(
+    ("dtype", "forward", "backward"), [(jnp.float32, 1e-6, 1e-5), (jnp.bfloat16, 2e-2, 3e-2)], ids=["f32", "bf16"]
+)
+
+
+def assert_close(actual, expected, tolerance):
+    """Arrays that differ by at most a share of the largest expected value."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape
+    largest = np.abs(expected).max()
+    assert largest > 0
+    assert np.abs(actual - expected).max() <= tolerance * largest
+
+
+def check(kernel, plain, shapes, dtype=jnp.float32, forward=1e-6, backward=1e-5):
+    """Holds a kernel, compiled as the trainer does, to its reference in float64."""
+    rng = np.random.default_rng(0)
+    arguments = [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
+    weights = rng.normal(size=jax.eval_shape(kernel, *arguments).shape)
+    which = tuple(range(len(arguments)))
+
+    def both(function, weights, *arguments):
+        gradients = jax.grad(lambda *x: (function(*x) * weights).sum(), argnums=which)(*arguments)
+        return function(*arguments), gradients
+
+    narrow = weights.astype(np.float32)
+    compiled = jax.jit(lambda *x: both(kernel, narrow, *x)).lower(*arguments)
+    values, gradients = compiled.compile(compiler_options(jax.devices()[0]))(*arguments)
+    wide = [np.asarray(x, np.float64) for x in arguments]
+    with jax.enable_x64(True):
+        expected_values, expected_gradients = jax.tree.map(np.asarray, both(plain, weights, *wide))
+    assert expected_values.dtype == np.float64
+    assert_close(values, expected_values, forward)
+    for argument, ours, expected in zip(arguments, gradients, expected_gradients, strict=True):
+        assert ours.dtype == argument.dtype
+        assert_close(ours, expected, backward)
+
+
+@DTYPES
+@pytest.mark.parametrize("shared_query", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("windows", "bias_heads"), [(9, HEADS), (16, 1), (1, HEADS)])
+def test_windowed_attention(dtype, forward, backward, shared_query, masked, windows, bias_heads):
+    keys = (BATCH, windows, HEADS, TOKENS, WIDTH)
+    queries = (BATCH, HEADS, TOKENS, WIDTH) if shared_query else keys
+    mask = None
+    if masked:
+        mask = np.ones((windows, TOKENS), bool)
+        mask[-1, 4:] = False
+    check(
+        lambda *x: windowed_attention(*x, mask),
+        lambda *x: reference.windowed_attention(*x, mask),
+        [queries, keys, keys, (bias_heads, TOKENS, TOKENS)],
+        dtype,
+        forward,
+        backward,
+    )
+
+
+def test_attention_survives_large_logits():
+    q = jnp.full((1, 1, 1, 2, 1), 100.0)
+    np.testing.assert_allclose(windowed_attention(q, q, q, jnp.zeros((1, 2, 2))), q)
+
+
+@DTYPES
+@pytest.mark.parametrize("size", [(7, 10), (8, 6)])
+def test_depthwise_convolution(dtype, forward, backward, size):
+    check(depthwise_conv3x3, reference.depthwise_conv3x3, [(3, *size, 5), (3, 3, 1, 5)], dtype, forward, backward)
+
+
+@DTYPES
+@pytest.mark.parametrize("size", [(8, 6), (7, 10), (7, 9)])
+def test_strided_convolution(dtype, forward, backward, size):
+    check(strided_conv3x3, reference.strided_conv3x3, [(3, *size, 4), (3, 3, 4, 5)], dtype, forward, backward)
+
+
+@pytest.mark.parametrize("padding", [-np.inf, 0.0])
+@pytest.mark.parametrize("size", [(6, 8), (5, 7)])
+def test_max_pool(padding, size):
+    check(lambda x: max_pool3x3(x, padding), lambda x: reference.max_pool3x3(x, padding), [(2, *size, 3)])
+
+
+@DTYPES
+def test_gelu(dtype, forward, backward):
+    check(gelu, reference.gelu, [(4, 5, 6)], dtype, forward, backward)
+
+
+def test_gelu_is_the_exact_one():
+    x = np.linspace(-6, 6, 101, dtype=np.float32)
+    np.testing.assert_allclose(gelu(x), x * scipy.special.ndtr(x), rtol=1e-5, atol=1e-6)
+
+
+@DTYPES
+def test_layer_norm(dtype, forward, backward):
+    kernel, plain = (lambda *x, f=f: f(*x, 1e-5) for f in (layer_norm, reference.layer_norm))
+    check(kernel, plain, [(3, 4, 7), (7,), (7,)], dtype, forward, backward)
+
+
+def test_layer_norm_where_the_mean_is_large():
+    x = np.float32(1e4) + np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32)
+    expected = reference.layer_norm(x.astype(np.float64), 1.0, 0.0, 1e-5)
+    assert_close(layer_norm(x, jnp.ones(64), jnp.zeros(64), 1e-5), expected, 1e-3)
