@@ -16,6 +16,7 @@ _HOMES = {
     "UserError": "gcvit_flax.errors",
     "VARIANTS": "gcvit_flax.variants",
     "create_model": "gcvit_flax.model.gcvit",
+    "fold_for_inference": "gcvit_flax.model.fold",
     "init_params": "gcvit_flax.model.init",
     "load_model": "gcvit_flax.weights.store",
     "preprocess": "gcvit_flax.images",
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # For editors and type checkers, which do not run the code be
     from gcvit_flax.config import Preprocessing as Preprocessing
     from gcvit_flax.errors import UserError as UserError
     from gcvit_flax.images import preprocess as preprocess
+    from gcvit_flax.model.fold import fold_for_inference as fold_for_inference
     from gcvit_flax.model.gcvit import GCViT as GCViT
     from gcvit_flax.model.gcvit import create_model as create_model
     from gcvit_flax.model.init import init_params as init_params

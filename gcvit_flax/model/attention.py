@@ -61,8 +61,6 @@ class WindowAttention(nn.Module):
     ) -> jax.Array:
         channels = x.shape[-1]
         head_dim = channels // self.num_heads
-        table_rows = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
-        table = self.param("relative_position_bias_table", normal_init, (table_rows, self.num_heads))
 
         parts = 3 if query is None else 2
         x = Dense(parts * channels, use_bias=self.qkv_bias, dtype=self.dtype, name="qkv")(x)
@@ -71,7 +69,7 @@ class WindowAttention(nn.Module):
 
         scale = head_dim**-0.5 if self.qk_scale is None else self.qk_scale
         q = q * jnp.asarray(scale, self.dtype)
-        bias = relative_position_bias(table, self.window, self.relative_position_bias)
+        bias = self._bias()
         if train and self.attention_dropout_rate:
             dropout = nn.Dropout(self.attention_dropout_rate, deterministic=False)
             x = reference.windowed_attention(q, k, v, bias, key_mask, dropout)
@@ -80,3 +78,12 @@ class WindowAttention(nn.Module):
         x = rearrange(x, "B n h T d -> B n T (h d)")
         x = Dense(channels, dtype=self.dtype, name="proj")(x)
         return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+
+    def _bias(self) -> jax.Array:
+        """What is added to the logits, (h or 1, T, T): from the table, or as `fold_for_inference` has gathered it."""
+        tokens = self.window[0] * self.window[1]
+        if self.relative_position_bias == "gathered":
+            return self.param("relative_position_bias", normal_init, (self.num_heads, tokens, tokens))
+        rows = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
+        table = self.param("relative_position_bias_table", normal_init, (rows, self.num_heads))
+        return relative_position_bias(table, self.window, self.relative_position_bias)

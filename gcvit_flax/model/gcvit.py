@@ -26,7 +26,8 @@ class GCViT(nn.Module):
     """Images (B, H, W, 3), normalised as `preprocessing` says, to float32 logits (B, num_classes).
 
     Parameters are float32; `dtype` is what the layers compute in, with statistics, softmax and logits in float32.
-    `remat` recomputes each block in the backward pass instead of storing it. In training, pass
+    The backward pass has products and convolutions from memory and computes norms and GELUs again; with `remat` it
+    has the inputs of the stem, of each block and of each downsample alone. In training, pass
     `rngs={"dropout": key}` and, for drop path that does not depend on the sharding, a "drop_path" key shared by all
     devices and `example_index` (B,), each example's place in the global batch.
 

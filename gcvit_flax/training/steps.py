@@ -175,13 +175,14 @@ def make_sync_check(devices: list) -> Callable:
 class _Mapped:
     """pmap over `devices` of this host, and over all devices of all hosts where there are several.
 
-    Compiled at the first call, for arguments of its shapes, with options that pmap itself does not take.
+    Where there are compiler options, which pmap does not take, it is compiled apart at the first call, for arguments of
+    those shapes; several hosts go without, since only pmap itself makes global arrays of what each host passes.
     """
 
     def __init__(self, function: Callable, devices: list, **options):
         devices_of_one_host = devices if jax.process_count() == 1 else None
         self._mapped = jax.pmap(function, AXIS, devices=devices_of_one_host, **options)
-        self._options = compiler_options(devices[0])
+        self._options = compiler_options(devices[0]) if jax.process_count() == 1 else {}
         self._compiled = None
 
     def compile(self, *arguments) -> jax.stages.Compiled:
@@ -191,6 +192,8 @@ class _Mapped:
         return program
 
     def __call__(self, *arguments):
+        if not self._options:
+            return self._mapped(*arguments)
         if self._compiled is None:
             self._compiled = self.compile(*arguments)
         return self._compiled(*arguments)

@@ -46,6 +46,8 @@ def save_model(
     folder = _absolute(path)
     if folder.exists() and not is_model_folder(folder):
         raise UserError(f"{path} exists and is not a model folder: choose another path or remove it")
+    if model.config.relative_position_bias == "gathered":
+        raise UserError("a model folded for inference cannot be saved: save the original, and fold it after loading")
     flat = flatten(variables["params"])
     check_same_names_and_shapes(
         flat, parameter_shapes(model.config), "the parameters do not fit the model", "save them as is"

@@ -1,0 +1,43 @@
+"""Inference with all that depends on parameters alone computed beforehand."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from gcvit_flax.model.attention import relative_position_bias
+from gcvit_flax.model.gcvit import GCViT
+
+
+def fold_for_inference(model: GCViT, variables: dict) -> tuple[GCViT, dict]:
+    """A model and variables of the same logits (to rounding), with less to compute: `model.apply` as before.
+
+    The attention scale goes into the projection to queries (to keys where the query is global), layer scale into the
+    layers before it, and bias tables become biases (h, T, T). What is folded cannot be taken apart: keep the original
+    for training and conversion.
+    """
+    config = model.config
+    flat = flatten_dict(variables["params"], sep="/")
+    folded = dict(flat)
+    for level, depth in enumerate(config.depths):
+        channels = config.dims[level]
+        scale = (channels // config.num_heads[level]) ** -0.5 if config.qk_scale is None else config.qk_scale
+        for index in range(depth):
+            block = f"levels_{level}/blocks_{index}"
+            for name in ("kernel", "bias") if config.qkv_bias else ("kernel",):
+                path = f"{block}/attn/qkv/{name}"
+                # Queries come first in a local block, keys in a global one.
+                folded[path] = flat[path].at[..., :channels].multiply(scale)
+            if config.relative_position_bias != "gathered":
+                table = folded.pop(f"{block}/attn/relative_position_bias_table")
+                bias = relative_position_bias(table, config.window_size[level], config.relative_position_bias)
+                shape = (config.num_heads[level], *bias.shape[1:])
+                folded[f"{block}/attn/relative_position_bias"] = jnp.broadcast_to(bias, shape)
+            if config.layer_scale is not None:
+                for gamma, layer in (("gamma1", "attn/proj"), ("gamma2", "mlp/fc2")):
+                    factors = folded.pop(f"{block}/{gamma}")
+                    for name in ("kernel", "bias"):
+                        folded[f"{block}/{layer}/{name}"] = flat[f"{block}/{layer}/{name}"] * factors
+    config = dataclasses.replace(config, qk_scale=1.0, layer_scale=None, relative_position_bias="gathered")
+    params = unflatten_dict({path: jnp.asarray(x) for path, x in folded.items()}, sep="/")
+    return model.clone(config=config), {"params": params}
