@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+from flax import linen as nn
 
 from gcvit_flax.devices import compiler_options
 from gcvit_flax.model.kernels import reference
@@ -72,6 +73,28 @@ def test_windowed_attention(dtype, forward, backward, shared_query, masked, wind
     )
 
 
+@pytest.mark.parametrize("shared_query", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_windowed_attention_is_softmax_attention(shared_query, masked):
+    rng = np.random.default_rng(0)
+    batch, windows, heads, tokens, width = 2, 3, 2, 4, 5
+    k, v = rng.normal(size=(2, batch, windows, heads, tokens, width))
+    q = rng.normal(size=(batch, *([] if shared_query else [windows]), heads, tokens, width))
+    bias = rng.normal(size=(heads, tokens, tokens))
+    mask = np.ones((windows, tokens), bool)
+    mask[-1, 2:] = not masked
+
+    expected = np.empty((batch, windows, heads, tokens, width))
+    for b, n, h in np.ndindex(batch, windows, heads):
+        query = q[b, h] if shared_query else q[b, n, h]
+        logits = query @ k[b, n, h].T + bias[h]
+        weights = np.exp(logits) * mask[n]
+        expected[b, n, h] = weights / weights.sum(-1, keepdims=True) @ v[b, n, h]
+    arguments = [jnp.float32(x) for x in (q, k, v, bias)]
+    actual = windowed_attention(*arguments, jnp.array(mask) if masked else None)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_attention_survives_large_logits():
     q = jnp.full((1, 1, 1, 2, 1), 100.0)
     np.testing.assert_allclose(windowed_attention(q, q, q, jnp.zeros((1, 2, 2))), q)
@@ -95,14 +118,22 @@ def test_max_pool(padding, size):
     check(lambda x: max_pool3x3(x, padding), lambda x: reference.max_pool3x3(x, padding), [(2, *size, 3)])
 
 
+@pytest.mark.parametrize("padding", [-jnp.inf, 0.0])
+@pytest.mark.parametrize("size", [(6, 8), (5, 7)])
+def test_max_pool_is_a_window_reduction(padding, size):
+    x = jax.random.normal(jax.random.key(0), (2, *size, 3)) - 1.0  # Mostly negative, so that the padding shows.
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=padding)
+    np.testing.assert_array_equal(max_pool3x3(x, padding), nn.max_pool(padded, (3, 3), (2, 2)))
+
+
 @DTYPES
 def test_gelu(dtype, forward, backward):
     check(gelu, reference.gelu, [(4, 5, 6)], dtype, forward, backward)
 
 
 def test_gelu_is_the_exact_one():
-    x = np.linspace(-6, 6, 101, dtype=np.float32)
-    np.testing.assert_allclose(gelu(x), x * scipy.special.ndtr(x), rtol=1e-5, atol=1e-6)
+    x = np.linspace(-6, 6, 1001)
+    np.testing.assert_allclose(gelu(jnp.float32(x)), x * scipy.special.ndtr(x), atol=1e-6)
 
 
 @DTYPES
