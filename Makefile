@@ -15,11 +15,11 @@ train: $(INSTALLED)
 test: $(INSTALLED)
 	$(RUN) -m pytest -q -n 2 --dist loadscope --ignore=tests/peers --ignore=tests/soak
 
-# Parity with programs that nobody here wrote, each in an environment of its own.
 # Longer loops: a run killed again and again, and dropout on other numbers of devices.
 soak: $(INSTALLED)
 	KILLS=40 $(RUN) -m pytest -q -s tests/test_resume_cli.py tests/soak
 
+# Parity with programs that nobody here wrote, each in an environment of its own.
 test-peers: $(INSTALLED) $(PEERS)/.installed
 	PEERS_PYTHON=$(PEERS)/bin/python $(RUN) -m pytest -q -s tests/peers/test_gcvit.py
 

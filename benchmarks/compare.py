@@ -1,16 +1,18 @@
 """Our GCViT beside another's, on the same work: `python -m benchmarks.compare --peer timm --task train`.
 
-Both take turns in one process, on the same images; ratios are the peer's time over ours. Compile time and peak memory
-are those of processes of their own. Training is the trainer's own step on uint8 images (forward, backward, AdamW,
-clipping to a global norm, drop path), without augmentation, against the same in the peer.
+Both take turns in one process, on the same images; ratios are the peer's time over ours. Compile time (what the first
+run takes longer than the second) and peak memory are those of processes of their own. Inference is `Predictor`.
+Training is the trainer's own step on uint8 images (forward, backward, AdamW, clipping to a global norm, drop path),
+without augmentation, against the same in the peer.
 """
 
+import concurrent.futures
 import dataclasses
+import importlib
 import json
+import multiprocessing
 import os
 import statistics
-import subprocess
-import sys
 import time
 from typing import Literal
 
@@ -40,14 +42,12 @@ class Comparison:
     compile_peer: bool = False
     # Recompute whole blocks of ours in the backward pass.
     remat: bool = False
-    # Devices of ours; default: one, or for training on a CPU one a core.
+    # Devices of ours; default: on a CPU one a core.
     devices: int | None = None
     # Doubles --batch of ours until memory is exhausted, and prints each.
     sweep: bool = False
     # Print one JSON object.
     json: bool = False
-    # What a process of its own does, to measure its memory: run this side alone.
-    alone: Literal["ours", "peer"] | None = None
 
 
 def main() -> None:
@@ -55,9 +55,7 @@ def main() -> None:
     options = tyro.cli(Comparison, description=__doc__)
     if options.rounds < 1 or options.batch < 1:
         raise UserError(f"--rounds and --batch must be at least 1, got {options.rounds} and {options.batch}")
-    if options.alone:
-        print(json.dumps(_measure_alone(options)))
-    elif options.sweep:
+    if options.sweep:
         _sweep(options)
     else:
         results = compare(options)
@@ -67,26 +65,14 @@ def main() -> None:
 def compare(options: Comparison) -> dict:
     """Times of both sides in turns, and what each needs alone."""
     names = ["ours"] if options.peer == "none" else ["ours", "peer"]
+    # Before this process grows: what it starts would inherit its peak memory.
     alone = {name: _in_a_process(options, name) for name in names}
     sides = {name: _make(options, name) for name in names}
-    seconds = {name: [] for name in names}
-    for turn in range(options.rounds + 2):
-        for name, side in sides.items():
-            began = time.perf_counter()
-            side.run()
-            if turn >= 2:  # Memory is touched and threads are started in the first ones.
-                seconds[name].append(time.perf_counter() - began)
+    times = _take_turns(sides, options.rounds)
     results = {"options": dataclasses.asdict(options), "machine": sides["ours"].machine}
     for name in names:
-        median = statistics.median(seconds[name])
-        results[name] = alone[name] | {
-            "what": sides[name].what,
-            "median_s": median,
-            "min_s": min(seconds[name]),
-            "images_per_second": options.batch / median,
-        }
-        if sides["ours"].flops:
-            results[name]["gflop_per_second"] = sides["ours"].flops / median / 1e9
+        results[name] = alone[name] | _summary(times[name], options.batch) | {"what": sides[name].what}
+        results[name]["gflop_per_second"] = sides["ours"].flops() / results[name]["median_s"] / 1e9
     if "peer" in results:
         results["ratio"] = results["peer"]["median_s"] / results["ours"]["median_s"]
         results["ratio_of_minima"] = results["peer"]["min_s"] / results["ours"]["min_s"]
@@ -96,53 +82,63 @@ def compare(options: Comparison) -> dict:
 
 
 def _make(options: Comparison, name: str):
-    if name == "ours":
-        from benchmarks import ours as module
-    elif options.peer == "timm":
-        from benchmarks import timm_peer as module
-    else:
-        from benchmarks import keras_peer as module
-    return module.Side(options)
+    module = "benchmarks.ours" if name == "ours" else f"benchmarks.{options.peer}_peer"
+    return importlib.import_module(module).Side(options)
 
 
-def _measure_alone(options: Comparison) -> dict:
-    """One side's compile time and peak memory in this process."""
-    side = _make(options, options.alone)
+def _take_turns(sides: dict, rounds: int) -> dict[str, list[float]]:
+    seconds = {name: [] for name in sides}
+    for turn in range(rounds + 2):
+        for name, side in sides.items():
+            elapsed = _seconds(side.run)
+            if turn >= 2:  # Before, memory is touched and threads are started.
+                seconds[name].append(elapsed)
+    return seconds
+
+
+def _seconds(run) -> float:
     began = time.perf_counter()
-    for _ in range(3):
-        side.run()
-    first = time.perf_counter() - began
-    compile_seconds = side.compile_seconds if side.compile_seconds is not None else first
-    return {"compile_s": round(compile_seconds, 2), "peak_memory_gib": round(side.peak_memory(), 3)}
+    run()
+    return time.perf_counter() - began
+
+
+def _summary(seconds: list[float], batch: int) -> dict:
+    median = statistics.median(seconds)
+    return {"median_s": median, "min_s": min(seconds), "images_per_second": batch / median}
 
 
 def _in_a_process(options: Comparison, name: str) -> dict:
-    arguments = [sys.executable, "-m", "benchmarks.compare"]
-    for field, value in dataclasses.asdict(dataclasses.replace(options, alone=name, json=False, sweep=False)).items():
-        option = field.replace("_", "-")
-        if value is True or value is False:
-            arguments.append(f"--{option}" if value else f"--no-{option}")
-        elif value is not None:
-            arguments += [f"--{option}", str(value)]
-    done = subprocess.run(arguments, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
-    return json.loads(done.stdout.splitlines()[-1])
+    """`_measure_alone` in a process of its own."""
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, spawn) as executor:
+        try:
+            return executor.submit(_measure_alone, options, name).result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise UserError(
+                f"{name} was ended by the system at batch {options.batch}, most likely for memory"
+            ) from error
+
+
+def _measure_alone(options: Comparison, name: str) -> dict:
+    side = _make(options, name)
+    try:
+        first, *seconds = [_seconds(side.run) for _ in range(4)]
+    except RuntimeError as error:  # JAX's and PyTorch's, where an allocation fails.
+        raise UserError(f"{name} failed at batch {options.batch}: {str(error).splitlines()[0]}") from error
+    memory = side.peak_memory()
+    return {"compile_s": first - seconds[0], "peak_memory_gib": memory} | _summary(seconds, options.batch)
 
 
 def _sweep(options: Comparison) -> None:
     """Ours alone at batch, 2 batch, 4 batch ... until one fails."""
     while True:
         try:
-            results = compare(dataclasses.replace(options, peer="none"))
+            ours = _in_a_process(options, "ours")
         except UserError as error:
             print(f"batch {options.batch}: {error}")
             return
-        ours = results["ours"]
-        print(
-            f"batch {options.batch}: {ours['images_per_second']:.1f} images/s, {ours['peak_memory_gib']:.2f} GiB",
-            flush=True,
-        )
+        rate, memory = ours["images_per_second"], ours["peak_memory_gib"]
+        print(f"batch {options.batch}: {rate:.1f} images/s, {memory:.2f} GiB", flush=True)
         options = dataclasses.replace(options, batch=2 * options.batch)
 
 
@@ -153,11 +149,10 @@ def _describe(options: Comparison, results: dict) -> str:
         if name not in results:
             continue
         side = results[name]
-        rate = f", {side['gflop_per_second']:.0f} GFLOP/s" if "gflop_per_second" in side else ""
         lines.append(
             f"{name} ({side['what']}): median {side['median_s'] * 1e3:.1f} ms, min {side['min_s'] * 1e3:.1f} ms, "
-            f"{side['images_per_second']:.1f} images/s{rate}; compiling {side['compile_s']:.1f} s, "
-            f"peak memory {side['peak_memory_gib']:.2f} GiB"
+            f"{side['images_per_second']:.1f} images/s, {side['gflop_per_second']:.0f} GFLOP/s; "
+            f"compiling {side['compile_s']:.1f} s, peak memory {side['peak_memory_gib']:.2f} GiB"
         )
     if "ratio" in results:
         lines.append(
@@ -165,7 +160,7 @@ def _describe(options: Comparison, results: dict) -> str:
             f"{results['memory_ratio']:.2f} times the memory"
         )
     ceilings = results["ceilings"]
-    share = results["ours"].get("gflop_per_second", 0) / ceilings["matmul_gflop_per_second"]
+    share = results["ours"]["gflop_per_second"] / ceilings["matmul_gflop_per_second"]
     lines.append(
         f"ceilings: matrix product {ceilings['matmul_gflop_per_second']:.0f} GFLOP/s (ours reaches {share:.0%}), copy "
         f"{ceilings['copy_gb_per_second']:.0f} GB/s"

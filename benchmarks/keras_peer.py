@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from benchmarks.ours import CLASSES, training_config
 from gcvit_flax.errors import UserError
 from gcvit_flax.training.timing import peak_memory
 
@@ -15,8 +16,6 @@ _NAMES |= {"gcvit_small": "GCViTSmall", "gcvit_base": "GCViTBase", "gcvit_large"
 
 class Side:
     """The Keras model's compiled forward pass (predict_on_batch) or training step (train_on_batch)."""
-
-    compile_seconds = None
 
     def __init__(self, options):
         os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -35,8 +34,9 @@ class Side:
         model = getattr(gcvit, _NAMES[options.variant])(input_shape=shape, head_act=None)
         rng = np.random.default_rng(0)
         images = rng.normal(size=(options.batch, *shape)).astype(np.float32)
-        labels = rng.integers(0, 1000, options.batch)
-        optimizer = keras.optimizers.AdamW(1e-4, weight_decay=0.05, global_clipnorm=5.0)
+        labels = rng.integers(0, CLASSES, options.batch)
+        config = training_config(options)
+        optimizer = keras.optimizers.AdamW(1e-4, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm)
         model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         if options.task == "infer":
             self.run = lambda: np.asarray(model.predict_on_batch(images))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gcvit_flax.devices import choose_devices, simulate_devices
+from gcvit_flax.inference import Predictor
 from gcvit_flax.model.gcvit import GCViT, create_model
 from gcvit_flax.model.init import init_params
 from gcvit_flax.training.config import TrainConfig
@@ -17,8 +18,9 @@ from gcvit_flax.training.setup import build_model, first_params
 from gcvit_flax.training.steps import TrainState, make_train_step, replicate, shard, start_state
 from gcvit_flax.training.timing import peak_memory
 
-_CLASSES = 1000
-_MATRIX_SIDE, _COPY_BYTES = {"cpu": 2048, "gpu": 8192, "tpu": 8192}, 2**28
+CLASSES = 1000
+_MATRIX_SIDE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
+_COPY_BYTES = 2**28
 
 
 def start(config: TrainConfig, class_names: tuple[str, ...]) -> tuple[TrainConfig, GCViT, list, TrainState]:
@@ -30,54 +32,55 @@ def start(config: TrainConfig, class_names: tuple[str, ...]) -> tuple[TrainConfi
     return config, model, devices, replicate(start_state(model, first_params(config, model), config), devices)
 
 
+def training_config(options) -> TrainConfig:
+    """The run whose step is measured: fine-tuning, with nothing done to the images."""
+    plain = {"color_jitter": 0.0, "flip": False, "mixup": 0.0, "cutmix": 0.0, "random_erasing": 0.0}
+    return dataclasses.replace(
+        PRESETS["finetune"],
+        **plain,
+        variant=options.variant,
+        image_size=options.image_size,
+        batch_size=options.batch,
+        dtype=options.dtype,
+        devices=options.devices,
+        remat=options.remat,
+    )
+
+
 class Side:
-    """A compiled forward pass or training step, and what it takes."""
+    """A compiled forward pass or training step, and what it takes; compiled in its first run."""
 
     def __init__(self, options):
+        simulate_devices(options.devices)
         self._dtype = jnp.dtype(options.dtype)
-        self.run = self._inference(options) if options.task == "infer" else self._training(options)
-        devices = f"{len(self._devices)} x " if len(self._devices) > 1 else ""
+        self.run = (self._inference if options.task == "infer" else self._training)(options)
         self.machine = f"{jax.devices()[0].device_kind}, JAX {jax.__version__}"
-        self.what = f"gcvit_flax, {devices}{jax.default_backend()}"
+        self.what = f"gcvit_flax, {len(self._devices)} x {jax.default_backend()}"
 
     def _inference(self, options):
-        self._devices = jax.devices()[:1]
         model = create_model(options.variant, image_size=options.image_size, dtype=self._dtype)
         variables = {"params": init_params(model, jax.random.key(0))}
         images = np.random.default_rng(0).normal(size=(options.batch, options.image_size, options.image_size, 3))
-        images = jax.device_put(images.astype(np.float32))
-        program = self._timed(lambda: jax.jit(model.apply).lower(variables, images).compile())
-        return lambda: program(variables, images).block_until_ready()
+        images = images.astype(np.float32)
+        # Of the model as it is: for a loop over parts of a batch XLA counts one of them.
+        self.flops = lambda: jax.jit(model.apply).lower(variables, images).cost_analysis()["flops"]
+        predictor = Predictor(model, variables)
+        self._devices = predictor.devices(options.batch)
+        return lambda: predictor(images).block_until_ready()
 
     def _training(self, options):
-        plain = {"color_jitter": 0.0, "flip": False, "mixup": 0.0, "cutmix": 0.0, "random_erasing": 0.0}
-        config = dataclasses.replace(
-            PRESETS["finetune"],
-            **plain,
-            variant=options.variant,
-            image_size=options.image_size,
-            batch_size=options.batch,
-            dtype=options.dtype,
-            devices=options.devices,
-            remat=options.remat,
-        )
-        config, model, self._devices, state = start(config, tuple(map(str, range(_CLASSES))))
+        config, model, self._devices, state = start(training_config(options), tuple(map(str, range(CLASSES))))
         arguments = (_random_batch(options.batch, model, self._devices), jax.random.key(0), np.float32(1e-4))
-        program = self._timed(lambda: make_train_step(model, config, self._devices).compile(state, *arguments))
+        program = None
 
         def run():
-            nonlocal state
+            nonlocal program, state
+            program = program or make_train_step(model, config, self._devices).compile(state, *arguments)
             state, metrics = program(state, *arguments)
             jax.block_until_ready(metrics)
 
+        self.flops = lambda: program.cost_analysis()["flops"] * len(self._devices)
         return run
-
-    def _timed(self, compile):
-        began = time.perf_counter()
-        program = compile()
-        self.compile_seconds = time.perf_counter() - began
-        self.flops = (program.cost_analysis() or {}).get("flops", 0) * len(self._devices)
-        return program
 
     def peak_memory(self) -> float:
         """GiB."""

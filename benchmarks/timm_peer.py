@@ -1,13 +1,14 @@
 """timm's side of `benchmarks.compare`: PyTorch, channels last."""
 
 import importlib.util
-import sys
-import time
 
 import numpy as np
 
+from benchmarks.ours import CLASSES, training_config
+from gcvit_flax.config import Preprocessing
 from gcvit_flax.errors import UserError
 from gcvit_flax.training.timing import peak_memory
+from gcvit_flax.variants import VARIANTS
 
 _INSTALL = "pip install torch==2.13.0 && pip install --no-deps torchvision==0.28.0 && pip install timm==1.0.31"
 
@@ -20,28 +21,20 @@ class Side:
             raise UserError(f"--peer timm needs timm and PyTorch, which are not installed here: {_INSTALL}")
         import torch
 
-        timm = _import_timm(torch)
+        from benchmarks.timm_import import timm
+
         self._torch = torch
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._dtype = getattr(torch, options.dtype)
         names = timm.list_models("gcvit*")
         if options.variant not in names:
             raise UserError(f"timm has no {options.variant}: choose one of {', '.join(names)}")
-        from gcvit_flax.variants import VARIANTS
-
         rate = VARIANTS[options.variant].drop_path_rate if options.task == "train" else 0.0
         model = timm.create_model(options.variant, img_size=options.image_size, drop_path_rate=rate)
         self._model = model.to(self._device, memory_format=torch.channels_last)
         how = ("torch.compile" if options.compile_peer else "eager") + ", channels_last"
         self.what = f"timm {timm.__version__}, PyTorch {torch.__version__} {how}, {self._device.type}"
         self.run = (self._inference if options.task == "infer" else self._training)(options)
-        self.compile_seconds = None
-        if options.compile_peer:
-            began = time.perf_counter()
-            self.run()
-            self.compile_seconds = time.perf_counter() - began
-        elif self._device.type == "cpu":
-            self.compile_seconds = 0.0
 
     def _inference(self, options):
         torch, model = self._torch, self._model.eval().to(self._dtype)
@@ -58,17 +51,18 @@ class Side:
         return run
 
     def _training(self, options):
-        torch, model = self._torch, self._model.train()
+        torch, model, config = self._torch, self._model.train(), training_config(options)
         rng = np.random.default_rng(0)
         side = options.image_size
         pixels = torch.from_numpy(rng.integers(0, 256, (options.batch, side, side, 3), dtype=np.uint8))
-        labels = torch.from_numpy(rng.integers(0, 1000, options.batch)).to(self._device)
-        mean = torch.tensor([0.485, 0.456, 0.406], device=self._device).view(1, 3, 1, 1) * 255
-        std = torch.tensor([0.229, 0.224, 0.225], device=self._device).view(1, 3, 1, 1) * 255
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=1e-4, weight_decay=0.05, fused=self._device.type == "cuda" or None
+        labels = torch.from_numpy(rng.integers(0, CLASSES, options.batch)).to(self._device)
+        mean, std = (
+            torch.tensor(values, device=self._device).view(1, 3, 1, 1) * 255
+            for values in (Preprocessing().mean, Preprocessing().std)
         )
-        loss_of = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+        fused = self._device.type == "cuda" or None
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=config.weight_decay, fused=fused)
+        loss_of = torch.nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
         mixed = self._dtype != torch.float32
 
         def forward(images, labels):
@@ -82,7 +76,7 @@ class Side:
             optimizer.zero_grad()
             loss = forward(images.contiguous(memory_format=torch.channels_last), labels)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimizer.step()
             loss.item()
             self._wait()
@@ -98,19 +92,3 @@ class Side:
         if self._device.type == "cuda":
             return self._torch.cuda.max_memory_allocated() / 2**30
         return peak_memory([])
-
-
-def _import_timm(torch):
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        # Built for CUDA beside a PyTorch without it: its import asks for two operators that no model here uses.
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        globals()["_library"] = library  # Its operators live as long as it does.
-    import timm
-
-    return timm

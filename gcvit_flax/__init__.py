@@ -12,6 +12,7 @@ _HOMES = {
     "GCViT": "gcvit_flax.model.gcvit",
     "GCViTConfig": "gcvit_flax.config",
     "Preprocessing": "gcvit_flax.config",
+    "Predictor": "gcvit_flax.inference",
     "REFERENCES": "gcvit_flax.config",
     "UserError": "gcvit_flax.errors",
     "VARIANTS": "gcvit_flax.variants",
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # For editors and type checkers, which do not run the code be
     from gcvit_flax.config import Preprocessing as Preprocessing
     from gcvit_flax.errors import UserError as UserError
     from gcvit_flax.images import preprocess as preprocess
+    from gcvit_flax.inference import Predictor as Predictor
     from gcvit_flax.model.fold import fold_for_inference as fold_for_inference
     from gcvit_flax.model.gcvit import GCViT as GCViT
     from gcvit_flax.model.gcvit import create_model as create_model

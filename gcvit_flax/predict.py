@@ -47,24 +47,24 @@ def predict(
     Raises:
       UserError: (a ValueError) a folder that is not a model with a head.
     """
-    import jax
-
-    from gcvit_flax.devices import keep_compiled_programs
+    from gcvit_flax.devices import keep_compiled_programs, simulate_devices
+    from gcvit_flax.inference import Predictor
     from gcvit_flax.weights.card import class_names, read_card
     from gcvit_flax.weights.store import load_model
 
+    simulate_devices()
     keep_compiled_programs()
     model, variables = load_model(model_dir)
     if not model.config.num_classes:
         raise UserError(f"{model_dir} has no classifier head (num_classes is 0): predict needs a model with classes")
     names = class_names(read_card(model_dir))
-    classify = jax.jit(lambda images: jax.nn.softmax(model.apply(variables, images)))
+    logits_of = Predictor(model, variables)
     batch_size = min(_BATCH_SIZE, len(paths))
     for start in range(0, len(paths), batch_size):
         chunk = paths[start : start + batch_size]
         images = [_read(path, model) for path in chunk]
         readable = [image for image in images if not isinstance(image, UserError)]
-        probabilities = iter(_classify(classify, readable, batch_size))
+        probabilities = iter(_classify(logits_of, readable, batch_size))
         for path, image in zip(chunk, images, strict=True):
             yield path, image if isinstance(image, UserError) else _best(next(probabilities), names, top_k)
 
@@ -76,13 +76,19 @@ def _read(path: str, model) -> np.ndarray | UserError:
         return error
 
 
-def _classify(classify, images: list[np.ndarray], batch_size: int) -> np.ndarray:
+def _classify(logits_of, images: list[np.ndarray], batch_size: int) -> np.ndarray:
     """Class probabilities of `images`, filled up to `batch_size`, so that one compilation serves all batches."""
     if not images:
         return np.zeros((0, 0))
     filled = np.zeros((batch_size, *images[0].shape), np.float32)
     filled[: len(images)] = images
-    return np.asarray(classify(filled))[: len(images)]
+    return _softmax(np.asarray(logits_of(filled))[: len(images)])
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    """Class probabilities (B, classes) of logits."""
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
 
 
 def _best(probabilities: np.ndarray, names: Sequence[str], top_k: int) -> list[dict[str, Any]]:

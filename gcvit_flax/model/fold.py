@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gcvit_flax.model.attention import relative_position_bias
@@ -17,27 +19,26 @@ def fold_for_inference(model: GCViT, variables: dict) -> tuple[GCViT, dict]:
     for training and conversion.
     """
     config = model.config
-    flat = flatten_dict(variables["params"], sep="/")
-    folded = dict(flat)
+    # On the host, in NumPy: as JAX operations, each would be compiled.
+    folded = flatten_dict(jax.tree.map(np.asarray, variables["params"]), sep="/")
     for level, depth in enumerate(config.depths):
-        channels = config.dims[level]
-        scale = (channels // config.num_heads[level]) ** -0.5 if config.qk_scale is None else config.qk_scale
+        channels, heads = config.dims[level], config.num_heads[level]
+        scale = (channels // heads) ** -0.5 if config.qk_scale is None else config.qk_scale
         for index in range(depth):
             block = f"levels_{level}/blocks_{index}"
             for name in ("kernel", "bias") if config.qkv_bias else ("kernel",):
                 path = f"{block}/attn/qkv/{name}"
                 # Queries come first in a local block, keys in a global one.
-                folded[path] = flat[path].at[..., :channels].multiply(scale)
+                scales = np.where(np.arange(folded[path].shape[-1]) < channels, np.float32(scale), np.float32(1))
+                folded[path] = folded[path] * scales
             if config.relative_position_bias != "gathered":
                 table = folded.pop(f"{block}/attn/relative_position_bias_table")
                 bias = relative_position_bias(table, config.window_size[level], config.relative_position_bias)
-                shape = (config.num_heads[level], *bias.shape[1:])
-                folded[f"{block}/attn/relative_position_bias"] = jnp.broadcast_to(bias, shape)
+                folded[f"{block}/attn/relative_position_bias"] = np.broadcast_to(bias, (heads, *bias.shape[1:]))
             if config.layer_scale is not None:
                 for gamma, layer in (("gamma1", "attn/proj"), ("gamma2", "mlp/fc2")):
                     factors = folded.pop(f"{block}/{gamma}")
                     for name in ("kernel", "bias"):
-                        folded[f"{block}/{layer}/{name}"] = flat[f"{block}/{layer}/{name}"] * factors
+                        folded[f"{block}/{layer}/{name}"] = folded[f"{block}/{layer}/{name}"] * factors
     config = dataclasses.replace(config, qk_scale=1.0, layer_scale=None, relative_position_bias="gathered")
-    params = unflatten_dict({path: jnp.asarray(x) for path, x in folded.items()}, sep="/")
-    return model.clone(config=config), {"params": params}
+    return model.clone(config=config), {"params": jax.tree.map(jnp.asarray, unflatten_dict(folded, sep="/"))}

@@ -13,11 +13,11 @@ import numpy as np
 
 from gcvit_flax.config import MIN_IMAGE_SIDE, GCViTConfig, Preprocessing, Size
 from gcvit_flax.errors import UserError
+from gcvit_flax.model import remat
 from gcvit_flax.model.block import Block, drop_path_scales
 from gcvit_flax.model.convs import PatchEmbed, ReduceSize
 from gcvit_flax.model.numerics import Dense, LayerNorm
 from gcvit_flax.model.query import GlobalQueryGenerator
-from gcvit_flax.model.remat import recomputing
 from gcvit_flax.model.windows import merge, pad, padded_grid, partition
 from gcvit_flax.variants import default_preprocessing, resolve_config, variant_name
 
@@ -65,8 +65,8 @@ class GCViT(nn.Module):
         """The four levels' maps before each downsample, (B, H/4, W/4, C) ... (B, H/32, W/32, 8C)."""
         _check_images(images, self.config)
         path_scales = self._path_scales(images.shape[0], example_index) if train else [None] * len(self.levels)
-        stem = recomputing(lambda module, x: module(x), self.remat)
-        x = self.pos_drop(stem(self.patch_embed, images.astype(self.dtype)), deterministic=not train)
+        x = remat.call(self.patch_embed, images.astype(self.dtype), everything=self.remat)
+        x = self.pos_drop(x, deterministic=not train)
         maps = []
         for level, scales in zip(self.levels, path_scales, strict=True):
             features, x = level(x, scales, train=train)
@@ -101,27 +101,22 @@ class Level(nn.Module):
     def __call__(self, x: jax.Array, path_scales: jax.Array | None, *, train: bool) -> tuple[jax.Array, jax.Array]:
         config, level = self.config, self.level
         window, grid = config.window_size[level], x.shape[1:3]
-        call = recomputing(lambda module, x: module(x), self.remat)
         generator = GlobalQueryGenerator(
             config.query_stages[level], window, config.query_pool_padding, self.dtype, name="q_global_gen"
         )
-        query = call(generator, x)
-
-        def run(block, x, query, key_mask, scales):
-            return block(x, query, key_mask, scales, train=train)
-
-        run = recomputing(run, self.remat)
+        query = remat.call(generator, x, everything=self.remat)
         x, key_mask = pad(x, window)
         x = partition(x, window)  # (B, n, T, C)
         for index in range(config.depths[level]):
-            block = self._block(index)
             scales = None if path_scales is None else path_scales[index]
-            x = run(block, x, query if index % 2 else None, key_mask, scales)
+            inputs = x, query if index % 2 else None, key_mask, scales
+            x = remat.call(self._block(index), *inputs, everything=self.remat, train=train)
         x = merge(x, window, padded_grid(grid, window))[:, : grid[0], : grid[1]]  # (B, H, W, C)
 
         if level == len(config.depths) - 1:
             return x, x
-        return x, call(ReduceSize(2 * x.shape[-1], self.dtype, name="downsample"), x)
+        downsample = ReduceSize(2 * x.shape[-1], self.dtype, name="downsample")
+        return x, remat.call(downsample, x, everything=self.remat)
 
     def _block(self, index: int) -> Block:
         config, level = self.config, self.level

@@ -1,7 +1,5 @@
 """What the backward pass has from memory, and what it computes again (Chen et al., 2016)."""
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
@@ -14,10 +12,10 @@ def keep(arrays):
     return jax.tree.map(lambda x: checkpoint_name(x, _KEPT), arrays)
 
 
-def recomputing(function: Callable, everything: bool) -> Callable:
-    """`function` (module, ...), of which the backward pass computes again what is not marked by `keep`, or everything.
+def call(module: nn.Module, *arguments, everything: bool, **options):
+    """`module(*arguments, **options)`, of which the backward pass computes again what is not marked by `keep`.
 
-    What is not marked takes as long to write and read as to compute: norms, GELUs, sums.
+    That takes as long to write and read as to compute: norms, GELUs, sums. With `everything` marks do not count.
     """
     policy = None if everything else jax.checkpoint_policies.save_only_these_names(_KEPT)
-    return nn.remat(function, policy=policy)
+    return nn.remat(lambda module, *arguments: module(*arguments, **options), policy=policy)(module, *arguments)

@@ -19,6 +19,7 @@ from flax.training import train_state
 
 from gcvit_flax.devices import compiler_options, release_compiler_memory
 from gcvit_flax.images import normalize
+from gcvit_flax.inference import apply_in_parts
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.model.init import abstract_params
 from gcvit_flax.training.augment import augment
@@ -140,7 +141,7 @@ def make_eval_step(model: GCViT, devices: list, confusion: bool = False) -> Call
     """
 
     def eval_step(params, batch):
-        logits = model.apply({"params": params}, normalize(batch["image"], model.preprocessing))
+        logits = apply_in_parts(model, {"params": params}, normalize(batch["image"], model.preprocessing))
         mask, labels = batch["mask"], batch["label"]
         sums = {
             "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels) * mask,

@@ -3,6 +3,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from small import ROOT
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +15,8 @@ def run_peer():
         if python is None:
             pytest.skip(f"needs another environment, {variable}: make test-peers or make test-timm")
         command = [python, Path(__file__).with_name(script), *arguments]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]
 
     return run

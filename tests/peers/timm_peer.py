@@ -11,17 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:
-    # Built for CUDA beside a PyTorch without it: its import asks for two operators that no model here uses.
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-import timm
+from benchmarks.timm_import import timm
 
 
 def logits(model: torch.nn.Module, images: np.ndarray) -> np.ndarray:

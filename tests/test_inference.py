@@ -1,0 +1,23 @@
+import jax
+import numpy as np
+import pytest
+from small import TINY
+
+import gcvit_flax
+from gcvit_flax import inference
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_predictor_gives_the_models_logits_in_the_images_order(batch, monkeypatch):
+    monkeypatch.setattr(inference, "_PIXELS_AT_A_TIME", 2 * 32 * 32)  # So that four images a device go in two parts.
+    model = gcvit_flax.create_model(TINY)
+    params = gcvit_flax.init_params(model, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: x + rng.normal(0, 0.3, x.shape).astype(x.dtype), params)
+    images = rng.normal(size=(batch, 32, 32, 3)).astype(np.float32)
+
+    predictor = gcvit_flax.Predictor(model, {"params": params})
+    logits, expected = predictor(images), model.apply({"params": params}, images)
+    assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert len(logits.sharding.device_set) == len(predictor.devices(batch)) == (2 if batch == 8 else 1)
+    assert batch == 1 or np.abs(expected[0] - expected[1]).max() > 1e-2 * np.abs(expected).max()
