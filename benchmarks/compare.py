@@ -34,7 +34,7 @@ class Comparison:
     batch: int = 8
     image_size: int = 224
     dtype: Literal["float32", "bfloat16"] = "float32"
-    # timm (PyTorch, channels_last), keras (the package gcvit; KERAS_BACKEND chooses its backend) or none.
+    # timm (PyTorch, channels_last), keras (the package gcvit, on TensorFlow) or none.
     peer: Literal["timm", "keras", "none"] = "timm"
     # Timed turns of each side, after two that are not.
     rounds: int = 10

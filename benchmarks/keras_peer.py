@@ -1,4 +1,7 @@
-"""The side of the package gcvit, the Keras example's, in `benchmarks.compare`; KERAS_BACKEND chooses its backend."""
+"""The side of the package gcvit, the Keras example's, in `benchmarks.compare`, on TensorFlow.
+
+gcvit 1.1.6 calls set_shape, which the tensors of Keras' JAX and PyTorch backends do not have.
+"""
 
 import importlib.util
 import os
@@ -18,7 +21,7 @@ class Side:
     """The Keras model's compiled forward pass (predict_on_batch) or training step (train_on_batch)."""
 
     def __init__(self, options):
-        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+        os.environ["KERAS_BACKEND"] = "tensorflow"
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         if importlib.util.find_spec("keras") is None or importlib.util.find_spec("gcvit") is None:
             raise UserError(f"--peer keras needs Keras and the package gcvit, which are not installed here: {_INSTALL}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Backbone": "gcvit_flax.model.backbone",
     "GCViT": "gcvit_flax.model.gcvit",
     "GCViTConfig": "gcvit_flax.config",
     "Preprocessing": "gcvit_flax.config",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # For editors and type checkers, which do not run the code be
     from gcvit_flax.errors import UserError as UserError
     from gcvit_flax.images import preprocess as preprocess
     from gcvit_flax.inference import Predictor as Predictor
+    from gcvit_flax.model.backbone import Backbone as Backbone
     from gcvit_flax.model.fold import fold_for_inference as fold_for_inference
     from gcvit_flax.model.gcvit import GCViT as GCViT
     from gcvit_flax.model.gcvit import create_model as create_model

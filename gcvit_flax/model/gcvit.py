@@ -60,17 +60,28 @@ class GCViT(nn.Module):
         return self.norm(last).mean((1, 2))
 
     def features(
-        self, images: jax.Array, *, train: bool = False, example_index: jax.Array | None = None
+        self,
+        images: jax.Array,
+        *,
+        train: bool = False,
+        example_index: jax.Array | None = None,
+        frozen_stages: int = -1,
     ) -> list[jax.Array]:
-        """The four levels' maps before each downsample, (B, H/4, W/4, C) ... (B, H/32, W/32, 8C)."""
+        """The four levels' maps before each downsample, (B, H/4, W/4, C) ... (B, H/32, W/32, 8C).
+
+        With `frozen_stages` k >= 0 the stem and the first k levels get no gradient and no dropout or drop path.
+        """
         _check_images(images, self.config)
         path_scales = self._path_scales(images.shape[0], example_index) if train else [None] * len(self.levels)
         x = remat.call(self.patch_embed, images.astype(self.dtype), everything=self.remat)
-        x = self.pos_drop(x, deterministic=not train)
+        x = self.pos_drop(x, deterministic=not train or frozen_stages >= 0)
         maps = []
-        for level, scales in zip(self.levels, path_scales, strict=True):
-            features, x = level(x, scales, train=train)
-            maps.append(features)
+        for index, (level, scales) in enumerate(zip(self.levels, path_scales, strict=True)):
+            if index == frozen_stages:
+                x = jax.lax.stop_gradient(x)
+            frozen = index < frozen_stages
+            features, x = level(x, None if frozen else scales, train=train and not frozen)
+            maps.append(jax.lax.stop_gradient(features) if frozen else features)
         return maps
 
     def _path_scales(self, batch: int, example_index: jax.Array | None) -> list[jax.Array | None]:

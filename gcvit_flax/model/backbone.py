@@ -1,0 +1,52 @@
+"""GCViT under a head for detection, segmentation or another dense task."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import path_aware_map
+
+from gcvit_flax.config import NUM_LEVELS
+from gcvit_flax.errors import UserError
+from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.model.numerics import LayerNorm
+
+
+class Backbone(nn.Module):
+    """The maps of chosen `levels` (strides 4, 8, 16 and 32), each after a LayerNorm of its own unless `norms` is off.
+
+    Images (B, H, W, 3) to a list of float32 maps (B, H/s, W/s, C_level). `frozen_stages` k >= 0 trains neither the
+    stem nor the first k levels. Parameters are {"model": those of `model`, "norm_LEVEL": ...}: to start from a model
+    folder, put its parameters under "model". For any size of images, give a model with `pad_to_windows=True`.
+
+    Raises:
+      UserError: (a ValueError) levels or frozen_stages that the network does not have.
+    """
+
+    model: GCViT
+    levels: tuple[int, ...] = (0, 1, 2, 3)
+    norms: bool = True
+    frozen_stages: int = -1
+
+    def setup(self):
+        if not self.levels or list(self.levels) != sorted(set(self.levels) & set(range(NUM_LEVELS))):
+            raise UserError(f"levels must be some of 0 to {NUM_LEVELS - 1} in rising order, got {self.levels}")
+        if not -1 <= self.frozen_stages <= NUM_LEVELS:
+            raise UserError(
+                f"frozen_stages must be from -1 (nothing) to {NUM_LEVELS} (everything), got {self.frozen_stages}"
+            )
+        if self.norms:
+            self.norm = {str(level): LayerNorm(dtype=jnp.float32) for level in self.levels}
+
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, example_index: jax.Array | None = None
+    ) -> list[jax.Array]:
+        maps = self.model.features(images, train=train, example_index=example_index, frozen_stages=self.frozen_stages)
+        if not self.norms:
+            return [maps[level].astype(jnp.float32) for level in self.levels]
+        return [self.norm[str(level)](maps[level]) for level in self.levels]
+
+    def trainable(self, params: dict) -> dict:
+        """A tree like `params`, False where frozen: for `optax.masked`, since weight decay needs no gradient."""
+        frozen = ["patch_embed"] if self.frozen_stages >= 0 else []
+        frozen += [f"levels_{level}" for level in range(self.frozen_stages)]
+        return path_aware_map(lambda path, _: not any(path[:2] == ("model", name) for name in frozen), params)
