@@ -1,0 +1,83 @@
+"""Both ways to images of any size, on sizes drawn at random; SIZES sets how many, for `make soak`."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import TINY
+
+from gcvit_flax.model import gcvit
+from gcvit_flax.model.gcvit import create_model
+from gcvit_flax.model.init import init_params
+
+COUNT = int(os.environ.get("SIZES", "1"))
+_draw = np.random.default_rng(int(os.environ.get("SEED", "0")))
+ANY_SIZE = [tuple(map(int, _draw.integers(32, 641, 2))) for _ in range(COUNT)]
+FITTING = [tuple(map(int, 32 * _draw.integers(1, 21, 2))) for _ in range(COUNT)]
+
+
+def parameters(model):
+    rng = np.random.default_rng(1)
+    add = lambda leaf: leaf + rng.normal(0, 0.15, leaf.shape).astype("f")  # noqa: E731
+    return {"params": jax.tree.map(add, init_params(model, jax.random.key(1)))}
+
+
+def check(apply, model, size):
+    """Finite, of the right shapes, and each image's results its own; `apply` gives logits and maps."""
+    images = np.random.default_rng(2).normal(size=(3, *size, 3)).astype("f")
+    (logits, maps), (others, other_maps) = apply(images[:2]), apply(images[[0, 2]])
+    assert logits.shape == (2, model.config.num_classes) and np.isfinite(logits).all()
+    grid = [-(-side // 4) for side in size]
+    for level, (features, same) in enumerate(zip(maps, other_maps, strict=True)):
+        assert features.shape == (2, *grid, model.config.dims[level])
+        np.testing.assert_allclose(features[0], same[0], rtol=1e-5, atol=1e-5)
+        grid = [-(-side // 2) for side in grid]
+    np.testing.assert_allclose(logits[0], others[0], rtol=1e-5, atol=1e-5)
+    assert np.abs(logits[1] - others[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("size", FITTING, ids=str)
+def test_windows_that_follow_the_image(size):
+    model = create_model(TINY, image_size=size)
+    assert model.config.window_size[2] == (size[0] // 16, size[1] // 16)
+    variables = parameters(model)
+
+    @jax.jit
+    def apply(images):
+        return model.apply(variables, images), model.apply(variables, images, method="features")
+
+    check(apply, model, size)
+
+
+@pytest.mark.parametrize("size", ANY_SIZE, ids=str)
+def test_images_padded_to_windows(size, monkeypatch):
+    model = create_model(TINY, pad_to_windows=True)
+    variables, pad = parameters(model), gcvit.pad
+
+    @jax.jit
+    def apply(images, rubbish=0.0):
+        def pad_with_rubbish(x, window):
+            zeros, mask = pad(x, window)
+            return jnp.where(pad(jnp.ones_like(x), window)[0] > 0, zeros, rubbish), mask
+
+        monkeypatch.setattr(gcvit, "pad", pad_with_rubbish)
+        return model.apply(variables, images), model.apply(variables, images, method="features")
+
+    check(apply, model, size)
+    images = np.random.default_rng(2).normal(size=(2, *size, 3)).astype("f")
+    for clean, dirty in zip(*map(jax.tree.leaves, (apply(images, 0.0), apply(images, 50.0))), strict=True):
+        np.testing.assert_allclose(dirty, clean, rtol=1e-5, atol=1e-5)
+
+
+def test_three_ways_to_224_px_agree():
+    plain = create_model(TINY, image_size=224)
+    variables = parameters(plain)
+    images = np.random.default_rng(3).normal(size=(1, 224, 224, 3)).astype("f")
+    expected = np.asarray(jax.jit(plain.apply)(variables, images))
+    by_size = create_model(TINY, image_size=(224, 224))
+    padded = create_model(plain.config, pad_to_windows=True)
+    for model in (by_size, padded):
+        logits = jax.jit(model.apply)(variables, images)
+        assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
