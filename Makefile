@@ -7,17 +7,21 @@ INSTALLED = $(VENV)/.installed
 PEERS = .venv-peers
 TIMM = .venv-timm
 
-.PHONY: train test soak test-peers test-timm lint format clean
+.PHONY: train test docs-check soak test-peers test-timm lint format clean
 
 train: $(INSTALLED)
 	$(RUN) train.py
 
 test: $(INSTALLED)
-	$(RUN) -m pytest -q -n 2 --dist loadscope --ignore=tests/peers --ignore=tests/soak
+	$(RUN) -m pytest -q -n 2 --dist loadscope --ignore=tests/peers --ignore=tests/soak --ignore=tests/docs
+
+# The README's commands, as they are written.
+docs-check: $(INSTALLED)
+	$(RUN) -m pytest -q tests/docs
 
 # Longer loops: a run killed again and again, and dropout on other numbers of devices.
 soak: $(INSTALLED)
-	KILLS=40 $(RUN) -m pytest -q -s tests/test_resume_cli.py tests/soak
+	KILLS=40 SIZES=30 $(RUN) -m pytest -q -s tests/test_resume_cli.py tests/soak tests/model/test_sizes.py
 
 # Parity with programs that nobody here wrote, each in an environment of its own.
 test-peers: $(INSTALLED) $(PEERS)/.installed

@@ -17,8 +17,11 @@ _HOMES = {
     "REFERENCES": "gcvit_flax.config",
     "UserError": "gcvit_flax.errors",
     "VARIANTS": "gcvit_flax.variants",
+    "attention_map": "gcvit_flax.attention_maps",
+    "attention_weights": "gcvit_flax.attention_maps",
     "create_model": "gcvit_flax.model.gcvit",
     "fold_for_inference": "gcvit_flax.model.fold",
+    "grad_cam": "gcvit_flax.heatmap",
     "init_params": "gcvit_flax.model.init",
     "load_model": "gcvit_flax.weights.store",
     "preprocess": "gcvit_flax.images",
@@ -27,10 +30,13 @@ _HOMES = {
 __all__ = [*_HOMES]
 
 if TYPE_CHECKING:  # For editors and type checkers, which do not run the code below.
+    from gcvit_flax.attention_maps import attention_map as attention_map
+    from gcvit_flax.attention_maps import attention_weights as attention_weights
     from gcvit_flax.config import REFERENCES as REFERENCES
     from gcvit_flax.config import GCViTConfig as GCViTConfig
     from gcvit_flax.config import Preprocessing as Preprocessing
     from gcvit_flax.errors import UserError as UserError
+    from gcvit_flax.heatmap import grad_cam as grad_cam
     from gcvit_flax.images import preprocess as preprocess
     from gcvit_flax.inference import Predictor as Predictor
     from gcvit_flax.model.backbone import Backbone as Backbone

@@ -1,5 +1,6 @@
 """The one error type meant for people, and how a command line turns it into an exit status."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -20,6 +21,9 @@ def run_cli(main: Callable[[], int | None]) -> None:
     """
     try:
         status = main() or 0
+    except BrokenPipeError:  # What reads the output, `head` say, has enough; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
     except (UserError, OSError) as error:  # A full disk, a missing permission: the system's own words name the file.
         print(f"error: {error}", file=sys.stderr)
         status = 1

@@ -52,6 +52,11 @@ def _opened(source: Any, name: str) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             yield image
+    except Image.DecompressionBombError as error:
+        limit = 2 * Image.MAX_IMAGE_PIXELS
+        raise UnreadableImage(
+            f"{name}: more than the {limit:,} pixels that Pillow reads; shrink or remove it"
+        ) from error
     except UnidentifiedImageError as error:  # Whose words only repeat the path.
         raise UnreadableImage(f"{name}: not an image that Pillow can read; replace or remove it") from error
     except Exception as error:  # Damaged files make Pillow raise nearly everything, struct.error and RuntimeError too.
@@ -59,10 +64,15 @@ def _opened(source: Any, name: str) -> Iterator[Image.Image]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
+    """An upright RGB image, without a copy where it is one already: a photo of 100 megapixels takes 400 MB."""
+    image.load()
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit greyscale; convert("RGB") would clip it at 255.
-        image = Image.fromarray((np.asarray(image, np.int64) // 257).clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
+        image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:  # Pillow warns where it goes to RGB at once.
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
@@ -108,17 +118,23 @@ def _corner(covered: tuple[int, int], preprocessing: Preprocessing) -> tuple[int
     return round((covered[0] - width) / 2), round((covered[1] - height) / 2)
 
 
+def preprocessing_of(image: Image.Image, model) -> Preprocessing:
+    """How `model` is shown an image: whole where it takes images of any size (`pad_to_windows`), else as it says."""
+    return whole_image(image, model.preprocessing) if model.config.pad_to_windows else model.preprocessing
+
+
 def whole_image(image: Image.Image, preprocessing: Preprocessing) -> Preprocessing:
     """Preprocessing that keeps all of an image, at the nearest of five shapes of about the same area.
 
-    Width over height is 1/2, 0.7, 1, 1.4 or 2 and sides are multiples of 32 px, so that images of any size compile at
-    most five programs; the image is squashed by what is left, at most a fifth where its aspect ratio is within 0.42 to
-    2.4. For networks with `pad_to_windows`.
+    Width over height is about 1/2, 0.7, 1, 1.4 or 2 and sides are multiples of 32 px, so that images of any size
+    compile at most five programs; one side is squashed by what is left, at 224 and 384 px at most a fifth where the
+    image's aspect ratio is within 0.4 to 2.5. For networks with `pad_to_windows`.
     """
     side = math.sqrt(math.prod(preprocessing.image_size))
-    aspect = min(_ASPECTS, key=lambda aspect: abs(math.log(image.width / image.height / aspect)))
-    shape = tuple(max(32, 32 * round(length / 32)) for length in (side / math.sqrt(aspect), side * math.sqrt(aspect)))
-    return dataclasses.replace(preprocessing, image_size=shape, crop_fraction=1.0, crop_mode="squash")
+    lengths = [(side / math.sqrt(aspect), side * math.sqrt(aspect)) for aspect in _ASPECTS]
+    shapes = [tuple(max(32, 32 * round(length / 32)) for length in pair) for pair in lengths]
+    nearest = min(shapes, key=lambda shape: abs(math.log(image.width / image.height * shape[0] / shape[1])))
+    return dataclasses.replace(preprocessing, image_size=nearest, crop_fraction=1.0, crop_mode="squash")
 
 
 def random_resized_crop(

@@ -21,12 +21,12 @@ class Predictor:
 
     def __init__(self, model: GCViT, variables: dict):
         self._model, self._variables = fold_for_inference(model, variables)
-        self._programs = {}
+        self.programs = {}  # By the shape of the images.
 
     def __call__(self, images: np.ndarray | jax.Array) -> jax.Array:
-        if images.shape not in self._programs:
-            self._programs[images.shape] = self._program(len(images))
-        program, variables, split = self._programs[images.shape]
+        if images.shape not in self.programs:
+            self.programs[images.shape] = self._program(len(images))
+        program, variables, split = self.programs[images.shape]
         return program(variables, jax.device_put(images, split))
 
     def devices(self, batch_size: int) -> list[jax.Device]:
@@ -49,14 +49,11 @@ class Predictor:
 def apply_in_parts(model: GCViT, variables: dict, images: jax.Array) -> jax.Array:
     """`model.apply` on images (B, H, W, 3), on a CPU on a few at a time, so that their maps stay in its cache."""
 
-    def parts(variables, images):
-        batch, height, width, _ = images.shape
-        fitting = max(1, _PIXELS_AT_A_TIME // (height * width))
-        size = max(n for n in range(1, batch + 1) if batch % n == 0 and n <= fitting)
-        if size == batch:
-            return model.apply(variables, images)
-        images = rearrange(images, "(parts b) h w c -> parts b h w c", b=size)
-        results = jax.lax.map(lambda part: model.apply(variables, part), images)
-        return rearrange(results, "parts b classes -> (parts b) classes")
-
-    return jax.lax.platform_dependent(variables, images, cpu=parts, default=model.apply)
+    batch, height, width, _ = images.shape
+    fitting = max(1, _PIXELS_AT_A_TIME // (height * width))
+    size = max(n for n in range(1, batch + 1) if batch % n == 0 and n <= fitting)
+    if size == batch or jax.default_backend() != "cpu":
+        return model.apply(variables, images)
+    images = rearrange(images, "(parts b) h w c -> parts b h w c", b=size)
+    results = jax.lax.map(lambda part: model.apply(variables, part), images)
+    return rearrange(results, "parts b classes -> (parts b) classes")

@@ -20,15 +20,18 @@ def overlay(image: Image.Image, values: np.ndarray, box: tuple[float, float, flo
     import matplotlib
 
     left, top, right, bottom = (round(side) for side in box or (0, 0, *image.size))
-    shown = np.asarray(image, np.float32)[top:bottom, left:right] / 255
+    right, bottom = max(right, left + 1), max(bottom, top + 1)
     values = np.asarray(values, np.float32)
     span = values.max() - values.min()
     scaled = (values - values.min()) / (span if span > 0 else 1)
-    resized = Image.fromarray(scaled).resize(shown.shape[1::-1], Image.Resampling.BILINEAR)
-    colours = matplotlib.colormaps[_COLOURS](np.asarray(resized))[..., :3]
-    result = np.asarray(image, np.float32) / 255 * (1 - _OPACITY)
-    result[top:bottom, left:right] = _OPACITY * colours + (1 - _OPACITY) * shown
-    return (result * 255).round().astype(np.uint8)
+    resized = np.asarray(Image.fromarray(scaled).resize((right - left, bottom - top), Image.Resampling.BILINEAR))
+    # In bytes from here on: photos have up to 180 megapixels.
+    levels = (resized * 255).round().astype(np.uint8)
+    colours = matplotlib.colormaps[_COLOURS](np.arange(256), bytes=True)[:, :3]
+    shown = Image.blend(image.crop((left, top, right, bottom)), Image.fromarray(colours[levels]), _OPACITY)
+    result = Image.blend(image, Image.new("RGB", image.size), _OPACITY)
+    result.paste(shown, (left, top))
+    return np.asarray(result)
 
 
 def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
@@ -37,11 +40,9 @@ def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
     Raises:
       UserError: (a ValueError) `path` cannot be written.
     """
-    import matplotlib.image
-
     partial = f"{path}.partial"
     try:
-        matplotlib.image.imsave(partial, pixels, format="png")
+        Image.fromarray(pixels).save(partial, "PNG")
         os.replace(partial, path)
     except OSError as error:
         if os.path.isfile(partial):

@@ -1,97 +1,174 @@
-"""Names what images show: `python -m gcvit_flax.predict MODEL_DIR IMAGE...`."""
+"""Names what images show: `python -m gcvit_flax.predict MODEL_DIR INPUT...`."""
 
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
+from gcvit_flax.config import Preprocessing
 from gcvit_flax.errors import UserError, run_cli
-from gcvit_flax.images import preprocess
+from gcvit_flax.image_files import find_images
+from gcvit_flax.images import decode, evaluation_crop, normalize, preprocessing_of
 
-_BATCH_SIZE = 16
+_WHOLE_AT_A_TIME = 64  # Whole images are of up to five shapes: from more of them, fuller batches of each are made.
+
+_WHOLE_HELP = """show the network all of each image, squashed to the nearest of five shapes, and not the middle alone:
+for subjects at the edge and for wide or tall photos; without it the network sees what its accuracy was measured on, and
+one shape is compiled instead of up to five (a model saved with pad_to_windows is always shown all)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses, predicts and prints a table or JSON lines; a broken image is reported and the others go on."""
-    parser = argparse.ArgumentParser(prog="python -m gcvit_flax.predict", description=__doc__)
-    parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
-    parser.add_argument("--top-k", type=int, default=5, help="classes to name for each image")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line for each image")
-    options = parser.parse_args(arguments)
-    if options.top_k < 1:
-        parser.error(f"--top-k must be at least 1, got {options.top_k}")
+    options = _parse(arguments)
+    paths = find_images(options.inputs)
+    if options.heatmap:
+        from gcvit_flax.heatmap import check_drawable, draw_heat_map
 
+        if len(paths) != 1:
+            raise UserError(f"--heatmap draws one image, and the inputs are {len(paths)}: name one")
+        check_drawable(options.heatmap)
+    # Between Pillow's two limits, 90 and 180 megapixels, it warns; above, it refuses.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    sys.stdout.reconfigure(errors="surrogateescape")  # Names of files that are not text come out as they went in.
+
+    model, variables, names = open_classifier(options.model, whole=options.whole)
     failures = 0
-    for path, result in predict(options.model, options.images, options.top_k):
-        if isinstance(result, UserError):
-            failures += 1
-            print(f"error: {result}", file=sys.stderr)
-        elif options.json:
-            print(json.dumps({"image": path, "predictions": result}))
-        else:
-            print(path)
-            for entry in result:
-                print(f"  {entry['probability']:7.2%}  {entry['class']}")
+    silent = len(paths) <= options.batch_size or not sys.stderr.isatty()
+    with tqdm(total=len(paths), unit="image", leave=False, dynamic_ncols=True, disable=silent) as bar:
+        for path, result in predict(model, variables, names, paths, options.top_k, options.batch_size):
+            if isinstance(result, UserError):
+                failures += 1
+                bar.write(f"error: {result}", file=sys.stderr)
+            else:
+                bar.write(_as_json(path, result) if options.json else _as_table(path, result), file=sys.stdout)
+                sys.stdout.flush()
+            bar.update()
+    if options.heatmap and not failures:
+        draw_heat_map(model, variables, paths[0], options.heatmap)
     return 1 if failures else 0
 
 
-def predict(
-    model_dir: str, paths: Sequence[str], top_k: int = 5
-) -> Iterator[tuple[str, list[dict[str, Any]] | UserError]]:
-    """For each path its `top_k` classes, best first, as {"class", "index", "probability"}, or why it cannot be read.
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m gcvit_flax.predict", description=__doc__)
+    parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
+    parser.add_argument(
+        "inputs",
+        metavar="INPUT",
+        nargs="+",
+        help="image files, folders (all images below), quoted patterns such as 'photos/**/*.jpg', or - for one path a "
+        "line on standard input",
+    )
+    parser.add_argument("--top-k", type=int, default=5, help="classes to name for each image")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line for each image")
+    parser.add_argument("--batch-size", type=int, default=16, help="images at a time, over all devices")
+    parser.add_argument("--whole", action="store_true", help=_WHOLE_HELP)
+    parser.add_argument(
+        "--heatmap", metavar="OUT.png", help="draw over the one image where the network sees its best class (Grad-CAM)"
+    )
+    options = parser.parse_args(arguments)
+    for name in ("top_k", "batch_size"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    if options.heatmap and not options.heatmap.lower().endswith(".png"):
+        parser.error(f"--heatmap must end in .png, got {options.heatmap}")
+    return options
+
+
+def _as_json(path: str, result: list[dict[str, Any]]) -> str:
+    return json.dumps({"image": path, "predictions": result})
+
+
+def _as_table(path: str, result: list[dict[str, Any]]) -> str:
+    return "\n".join([path, *(f"  {entry['probability']:7.2%}  {entry['class']}" for entry in result)])
+
+
+def open_classifier(model_dir: str, whole: bool = False):
+    """The model in a folder, its variables and its class names; with `whole`, a model that takes images of any size.
 
     Raises:
       UserError: (a ValueError) a folder that is not a model with a head.
     """
     from gcvit_flax.devices import keep_compiled_programs, simulate_devices
-    from gcvit_flax.inference import Predictor
     from gcvit_flax.weights.card import class_names, read_card
     from gcvit_flax.weights.store import load_model
 
     simulate_devices()
     keep_compiled_programs()
-    model, variables = load_model(model_dir)
+    model, variables = load_model(model_dir, pad_to_windows=whole or None)
     if not model.config.num_classes:
         raise UserError(f"{model_dir} has no classifier head (num_classes is 0): predict needs a model with classes")
-    names = class_names(read_card(model_dir))
-    logits_of = Predictor(model, variables)
-    batch_size = min(_BATCH_SIZE, len(paths))
-    for start in range(0, len(paths), batch_size):
-        chunk = paths[start : start + batch_size]
+    return model, variables, class_names(read_card(model_dir))
+
+
+def predict(
+    model, variables: dict, names: Sequence[str], paths: Sequence[str], top_k: int = 5, batch_size: int = 16
+) -> Iterator[tuple[str, list[dict[str, Any]] | UserError]]:
+    """For each path its `top_k` classes, best first, as {"class", "index", "probability"}, or why it cannot be read.
+
+    They come in the order of `paths`, a batch at a time. A model with `pad_to_windows` is shown whole images, others
+    the middle (`preprocessing_of`); each shape is compiled once.
+
+    Raises:
+      UserError: (a ValueError) a model whose outputs are not finite.
+    """
+    from gcvit_flax.inference import Predictor
+
+    predictor = Predictor(model, variables)
+    at_a_time = max(batch_size, _WHOLE_AT_A_TIME) if model.config.pad_to_windows else batch_size
+    for start in range(0, len(paths), at_a_time):
+        chunk = paths[start : start + at_a_time]
         images = [_read(path, model) for path in chunk]
         readable = [image for image in images if not isinstance(image, UserError)]
-        probabilities = iter(_classify(logits_of, readable, batch_size))
+        logits = iter(_logits(predictor, model.preprocessing, readable, batch_size, shrink=len(paths) <= at_a_time))
         for path, image in zip(chunk, images, strict=True):
-            yield path, image if isinstance(image, UserError) else _best(next(probabilities), names, top_k)
+            yield path, image if isinstance(image, UserError) else _best(next(logits), names, top_k)
 
 
 def _read(path: str, model) -> np.ndarray | UserError:
+    """What the network sees of a file, uint8 (H, W, 3); nothing of the file's own size is kept."""
     try:
-        return preprocess(path, model)[0]
+        image = decode(path)
+        if min(image.size) < 2:
+            raise UserError(
+                f"{path}: {image.width}x{image.height} px, expected at least 2 a side; replace or remove it"
+            )
     except UserError as error:
         return error
+    return evaluation_crop(image, preprocessing_of(image, model))
 
 
-def _classify(logits_of, images: list[np.ndarray], batch_size: int) -> np.ndarray:
-    """Class probabilities of `images`, filled up to `batch_size`, so that one compilation serves all batches."""
-    if not images:
-        return np.zeros((0, 0))
-    filled = np.zeros((batch_size, *images[0].shape), np.float32)
-    filled[: len(images)] = images
-    return _softmax(np.asarray(logits_of(filled))[: len(images)])
+def _logits(
+    predictor, preprocessing: Preprocessing, images: list[np.ndarray], batch_size: int, *, shrink: bool
+) -> list[np.ndarray]:
+    """Each image's logits (classes,), computed in batches of one shape, filled up so that a shape compiles once.
+
+    With `shrink`, for where no other images will follow, a batch is no larger than the power of two that holds a
+    shape's images: few sizes, which the compilation cache soon has.
+    """
+    logits = {}
+    for shape in {image.shape for image in images}:
+        same = [index for index, image in enumerate(images) if image.shape == shape]
+        size = min(batch_size, 1 << (len(same) - 1).bit_length()) if shrink else batch_size
+        for start in range(0, len(same), size):
+            batch = same[start : start + size]
+            filled = np.zeros((size, *shape), np.uint8)
+            filled[: len(batch)] = [images[index] for index in batch]
+            rows = np.asarray(predictor(normalize(filled, preprocessing)))
+            logits |= zip(batch, rows, strict=False)  # What filled the batch up is left.
+    return [logits[index] for index in range(len(images))]
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Class probabilities (B, classes) of logits."""
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
-
-
-def _best(probabilities: np.ndarray, names: Sequence[str], top_k: int) -> list[dict[str, Any]]:
+def _best(logits: np.ndarray, names: Sequence[str], top_k: int) -> list[dict[str, Any]]:
+    if not np.isfinite(logits).all():
+        raise UserError("the model's outputs are not finite: its parameters are damaged, train or convert it again")
+    weights = np.exp(logits - logits.max())
+    probabilities = weights / weights.sum()
     order = np.argsort(-probabilities, kind="stable")[:top_k]
     return [{"class": names[i], "index": int(i), "probability": float(probabilities[i])} for i in order]
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from gcvit_flax import images
 from gcvit_flax.config import Preprocessing
-from gcvit_flax.images import decode, evaluation_crop, normalize, preprocess, random_resized_crop
+from gcvit_flax.images import decode, evaluation_crop, normalize, preprocess, random_resized_crop, whole_image
 from gcvit_flax.model.gcvit import create_model
 
 
@@ -31,6 +31,40 @@ def test_every_colour_model_becomes_rgb(mode, color, kind, expected):
     image = decode(encode(Image.new(mode, (5, 4), color), kind))
     assert image.mode == "RGB" and image.size == (5, 4)
     assert image.getpixel((2, 2)) == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "transparency"), [("P", "PNG", bytes([0, 128])), ("P", "PNG", 0), ("LA", "PNG", None)]
+)
+@pytest.mark.filterwarnings("error")
+def test_transparency_is_dropped_without_a_warning(mode, kind, transparency):
+    image = Image.new("LA", (5, 4), (77, 9)) if mode == "LA" else Image.new("L", (5, 4), 77).convert("P")
+    assert decode(encode(image, kind, transparency=transparency)).getpixel((2, 2)) == (77, 77, 77)
+
+
+def test_images_beyond_what_pillow_reads_are_named(monkeypatch):
+    data = encode(Image.new("1", (50, 40)), "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 999)
+    with pytest.raises(ValueError, match=r"^map.png: more than the 1,998 pixels that Pillow reads; shrink or"):
+        decode(data, "map.png")
+
+
+@pytest.mark.parametrize("side", [224, 384])
+def test_whole_images_have_five_shapes_and_are_squashed_by_a_fifth_at_most(side):
+    shapes = set()
+    for width in range(400, 2501, 10):
+        preprocessing = whole_image(Image.new("1", (width, 1000)), Preprocessing((side, side), crop_fraction=0.875))
+        height, across = preprocessing.image_size
+        squash = width / 1000 * height / across
+        assert min(squash, 1 / squash) >= 0.8
+        assert height % 32 == across % 32 == 0 and 0.9 < height * across / side**2 < 1.1
+        shapes.add((height, across))
+    assert len(shapes) == 5 and (side, side) in shapes
+    extremes = [whole_image(Image.new("1", size), Preprocessing((side, side))) for size in ((9000, 3), (3, 9000))]
+    assert {preprocessing.image_size for preprocessing in extremes} <= shapes
+    ramp = Image.linear_gradient("L").rotate(90).resize((700, 300)).convert("RGB")
+    crop = evaluation_crop(ramp, whole_image(ramp, Preprocessing((side, side), crop_fraction=0.875)))
+    assert {int(crop[0, 0, 0]) // 4, int(crop[0, -1, 0]) // 4} == {0, 63}, "both ends are there"
 
 
 def test_exif_orientation_is_applied():

@@ -1,16 +1,43 @@
 import json
 
+import matplotlib
 import pytest
-from small import ROOT
+from small import ROOT, SMALL
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MICRO = ROOT / "tests" / "data" / "weights" / "micro.keras302.keras"
+
+
+@pytest.fixture
+def parameters(photos, tmp_path, monkeypatch):
+    """What each notebook's cell of parameters is replaced by, to run offline and at a small size."""
+    from gcvit_flax.weights.convert import convert
+
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("agg")
+    convert(MICRO, "micro")
+    flowers = {"data": f"folder:{photos}", "start": [], "options": [*SMALL, "--log-every", "1", "--epochs", "1"]}
+    return {
+        "quickstart": {"weights": MICRO, "folder": "quickstart"},
+        "finetune_flowers": flowers,
+        "attention_maps": {"model_dir": "micro", "level": 0, "block": 1},
+        "cloud_tpu": {},
+    }
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
-def test_notebook_runs_from_start_to_end(path):
+def test_notebook_runs_from_start_to_end(path, parameters):
     cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
-    assert cells
+    assert cells[0]["metadata"]["tags"] == ["parameters"]
     namespace = {}
     for number, cell in enumerate(cells):
         exec(compile("".join(cell["source"]), f"{path.name}, code cell {number}", "exec"), namespace)
         assert not cell["outputs"], "notebooks are kept without outputs"
+        if number == 0:
+            assert parameters[path.stem].keys() <= namespace.keys()
+            namespace |= parameters[path.stem]
+    matplotlib.pyplot.close("all")
+
+
+def test_notebooks_define_no_layers():
+    assert not any("nn.Module" in path.read_text() for path in NOTEBOOKS) and len(NOTEBOOKS) == 4

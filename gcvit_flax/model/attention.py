@@ -70,7 +70,8 @@ class WindowAttention(nn.Module):
         scale = head_dim**-0.5 if self.qk_scale is None else self.qk_scale
         q = q * jnp.asarray(scale, self.dtype)
         bias = self._bias()
-        if self.is_mutable_collection("attention"):  # Of those who ask to see it: the kernel does not keep it.
+        # For those who ask to see it, since the kernel does not keep it; `init` asks for everything.
+        if self.is_mutable_collection("attention") and not self.is_initializing():
             self.sow("attention", "logits", reference.attention_logits(q, k, bias, key_mask))
         if train and self.attention_dropout_rate:
             dropout = nn.Dropout(self.attention_dropout_rate, deterministic=False)

@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -41,4 +40,4 @@ def fold_for_inference(model: GCViT, variables: dict) -> tuple[GCViT, dict]:
                     for name in ("kernel", "bias"):
                         folded[f"{block}/{layer}/{name}"] = folded[f"{block}/{layer}/{name}"] * factors
     config = dataclasses.replace(config, qk_scale=1.0, layer_scale=None, relative_position_bias="gathered")
-    return model.clone(config=config), {"params": jax.tree.map(jnp.asarray, unflatten_dict(folded, sep="/"))}
+    return model.clone(config=config), {"params": jax.device_put(unflatten_dict(folded, sep="/"))}

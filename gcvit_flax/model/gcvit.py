@@ -51,12 +51,18 @@ class GCViT(nn.Module):
 
     def __call__(self, images: jax.Array, *, train: bool = False, example_index: jax.Array | None = None) -> jax.Array:
         """Logits (B, num_classes), never softmaxed; the pooled features (B, 8C) where num_classes is 0."""
-        pooled = self.embed(images, train=train, example_index=example_index)
-        return self.head(pooled) if self.config.num_classes else pooled
+        return self.classify(self.features(images, train=train, example_index=example_index)[-1])
 
     def embed(self, images: jax.Array, *, train: bool = False, example_index: jax.Array | None = None) -> jax.Array:
         """The features (B, 8C) after the final norm and the mean over the map, float32."""
-        last = self.features(images, train=train, example_index=example_index)[-1]
+        return self._pool(self.features(images, train=train, example_index=example_index)[-1])
+
+    def classify(self, last: jax.Array) -> jax.Array:
+        """What `__call__` gives for images whose last level's map is `last` (B, H/32, W/32, 8C)."""
+        pooled = self._pool(last)
+        return self.head(pooled) if self.config.num_classes else pooled
+
+    def _pool(self, last: jax.Array) -> jax.Array:
         return self.norm(last).mean((1, 2))
 
     def features(

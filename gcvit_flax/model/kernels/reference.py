@@ -18,15 +18,15 @@ def windowed_attention(
 ) -> jax.Array:
     """dropout(softmax(q k^T + bias)) v; see `attention.windowed_attention` for shapes."""
     logits = attention_logits(q, k, bias, key_mask)
-    wide = jnp.promote_types(logits.dtype, jnp.float32)
-    weights = dropout(jax.nn.softmax(logits.astype(wide)).astype(v.dtype))
+    weights = dropout(jax.nn.softmax(logits).astype(v.dtype))
     return jnp.einsum("Bnhqk,Bnhkd->Bnhqd", weights, v)
 
 
 def attention_logits(q: jax.Array, k: jax.Array, bias: jax.Array, key_mask: jax.Array | None = None) -> jax.Array:
     """q k^T + bias, (B, n, h, T, T), with -inf at padded keys; shapes as for `attention.windowed_attention`."""
     query_axes = "Bhqd" if q.ndim == 4 else "Bnhqd"
-    logits = jnp.einsum(f"{query_axes},Bnhkd->Bnhqk", q, k) + bias
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    logits = jnp.einsum(f"{query_axes},Bnhkd->Bnhqk", q, k, preferred_element_type=wide) + bias
     return logits if key_mask is None else jnp.where(key_mask[:, None, None, :], logits, -jnp.inf)
 
 

@@ -1,0 +1,142 @@
+"""gcvit_flax.predict: what is an input, what the network is shown, and what comes out in which order."""
+
+import io
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from small import TINY
+
+import gcvit_flax
+from gcvit_flax import images, inference
+from gcvit_flax.image_files import find_images
+from gcvit_flax.predict import main, predict
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    """A model folder with lively parameters, whose answers differ from image to image."""
+    model = gcvit_flax.create_model(TINY)
+    rng = np.random.default_rng(0)
+    params = gcvit_flax.init_params(model, jax.random.key(0))
+    params = jax.tree.map(lambda x: x + rng.normal(0, 0.3, x.shape).astype(x.dtype), params)
+    folder = tmp_path_factory.mktemp("predict") / "model"
+    gcvit_flax.save_model(folder, model, {"params": params}, class_names=["cat", "dog", "eel"])
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def draw(path: str, width: int, height: int, seed: int = 0) -> str:
+    pixels = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((width, height)).save(path)
+    return path
+
+
+def run(capsys, *arguments) -> tuple[int, list[dict], str]:
+    """The exit status, the JSON lines and stderr of a command."""
+    status = main([*map(str, arguments), "--json"])
+    output = capsys.readouterr()
+    return status, [json.loads(line) for line in output.out.splitlines()], output.err
+
+
+def test_inputs_are_files_folders_patterns_and_a_list(tmp_path, monkeypatch):
+    (tmp_path / "b" / "deep").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    for name in ("b/z.JPG", "b/deep/a.png", "b/notes.txt", "b/._z.jpg", "odd[1].png", "c.gif"):
+        (tmp_path / name).touch()
+    assert find_images(["nothing.png", "c.gif", "b"]) == ["nothing.png", "c.gif", "b/deep/a.png", "b/z.JPG"]
+    assert find_images(["**/a*.png", "*.gif"]) == ["b/deep/a.png", "c.gif"]
+    assert find_images(["odd[1].png"]) == ["odd[1].png"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"two words.png\nc.gif\r\n\nlast.png")))
+    assert find_images(["-"]) == ["two words.png", "c.gif", "last.png"]
+    for item, message in (("empty", "holds no images"), ("*.tif", "no file matches"), ("-", "standard input is empty")):
+        with pytest.raises(gcvit_flax.UserError, match=message):
+            find_images([item])
+
+
+def test_results_are_in_order_and_the_models_and_broken_files_are_passed_over(model_dir, capsys):
+    paths = [draw(f"{seed}.png", 32 + seed, 40, seed) for seed in range(5)]
+    with open("poem.jpg", "w") as file:
+        file.write("roses are red")
+    draw("line.png", 300, 1)
+    inputs = [paths[3], "poem.jpg", paths[0], paths[4], "line.png", paths[1], paths[2]]
+    status, lines, errors = run(capsys, model_dir, *inputs, "--batch-size", "2", "--top-k", "9")
+    assert status == 1 and "poem.jpg: not an image" in errors and "line.png: 300x1 px" in errors
+    readable = [path for path in inputs if path in paths]
+    assert [line["image"] for line in lines] == readable
+
+    model, variables = gcvit_flax.load_model(model_dir)
+    predictor, shown = gcvit_flax.Predictor(model, variables), gcvit_flax.preprocess([*readable, paths[0]], model)
+    logits = np.concatenate([predictor(pair) for pair in np.split(shown, 3)])[:5]
+    for line, expected in zip(lines, jax.nn.softmax(logits), strict=True):
+        found = {entry["index"]: entry["probability"] for entry in line["predictions"]}
+        np.testing.assert_allclose([found[index] for index in range(3)], expected, atol=1e-5)
+        assert [entry["class"] for entry in line["predictions"]] == [["cat", "dog", "eel"][i] for i in found]
+        assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert len({str(line["predictions"]) for line in lines}) == 5, "this test sees no order where all are alike"
+
+
+def test_whole_images_of_any_size_compile_a_program_a_shape(model_dir, capsys, monkeypatch):
+    """At a nominal 64 px three of the five shapes differ; a batch is filled up, so that none has another size."""
+    model, variables = gcvit_flax.load_model(model_dir, pad_to_windows=True, image_size=64)
+    made, Predictor = [], inference.Predictor
+
+    def watched(*arguments):
+        made.append(Predictor(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(inference, "Predictor", watched)
+    monkeypatch.setattr("gcvit_flax.predict._WHOLE_AT_A_TIME", 4)
+    sizes = [(90, 90), (120, 100), (40, 90), (95, 88), (80, 64), (300, 120), (99, 99), (130, 60), (77, 70)]
+    paths = [draw(f"{index}.png", *size, index) for index, size in enumerate(sizes)]
+    results = dict(predict(model, variables, "abc", paths, batch_size=2))
+    assert list(results) == paths
+    assert {shape[0] for shape in made[0].programs} == {2} and len(made[0].programs) == 3
+    for path in paths[:4]:  # Alone, as in company.
+        image = images.decode(path)
+        shown = images.preprocessing_of(image, model)
+        pair = np.stack([images.normalize(images.evaluation_crop(image, shown), shown)] * 2)
+        probabilities = jax.nn.softmax(made[0](pair)[0])
+        assert {entry["index"]: entry["probability"] for entry in results[path]} == pytest.approx(
+            dict(enumerate(map(float, probabilities))), abs=1e-5
+        )
+    assert len(made[0].programs) == 3
+
+    wide = draw("wide.png", 64, 32)
+    seen = [run(capsys, model_dir, wide, *flag)[1][0]["predictions"] for flag in ([], ["--whole"])]
+    assert seen[0] != seen[1]
+
+
+def test_a_heat_map_is_drawn_for_one_image_and_checked_before_the_work(model_dir, capsys, monkeypatch):
+    path, other = draw("a.png", 50, 34), draw("b.png", 50, 34)
+    assert run(capsys, model_dir, path, "--heatmap", "seen.png")[0] == 0
+    assert Image.open("seen.png").size == (50, 34)
+    monkeypatch.setattr("gcvit_flax.predict.open_classifier", lambda *_, **__: pytest.fail("this comes too late"))
+    for arguments, message in (
+        ((path, other, "--heatmap", "x.png"), "draws one image, and the inputs are 2"),
+        ((path, "--heatmap", "nowhere/x.png"), "nowhere/x.png cannot be written: name a picture in a folder"),
+    ):
+        with pytest.raises(gcvit_flax.UserError, match=message):
+            main([model_dir, *arguments])
+    for arguments, message in (
+        (("--heatmap", "seen.jpg"), "must end in .png"),
+        (("--top-k", "0"), "--top-k must be at least 1, got 0"),
+        (("--batch-size", "-3"), "--batch-size must be at least 1, got -3"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main([model_dir, path, *arguments])
+        assert message in capsys.readouterr().err
+
+
+def test_parameters_that_give_no_numbers_are_reported(model_dir):
+    model, variables = gcvit_flax.load_model(model_dir)
+    variables["params"]["head"]["bias"] = np.full(3, np.nan, np.float32)
+    with pytest.raises(gcvit_flax.UserError, match="outputs are not finite"):
+        list(predict(model, variables, "abc", [draw("a.png", 32, 32)]))
