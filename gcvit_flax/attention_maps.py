@@ -18,6 +18,7 @@ from gcvit_flax.images import decode, evaluation_crop, normalize, preprocessing_
 from gcvit_flax.model.attention import relative_position_bias, relative_position_index
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.model.windows import merge, padded_grid
+from gcvit_flax.scripts import program_name
 
 _MOST_PANELS = 64
 
@@ -122,7 +123,7 @@ def _pick(owner: str, part: str, chosen: int | str, count: int) -> list[int]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses, draws, and prints what was drawn."""
-    parser = argparse.ArgumentParser(prog="python -m gcvit_flax.attention_maps", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program_name("python -m gcvit_flax.attention_maps"), description=__doc__)
     parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
     parser.add_argument("image", metavar="IMAGE", nargs="?", help="an image file; --bias needs none")
     parser.add_argument("out", metavar="OUT.png", type=Path, help="the picture; one map is as large as the image")
@@ -145,13 +146,13 @@ def _draw(options: argparse.Namespace) -> dict[str, np.ndarray]:
     """Draws what `main`'s options choose, and returns it by title."""
     from gcvit_flax.attention_picture import draw_maps, draw_planes, visible_box
     from gcvit_flax.devices import keep_compiled_programs
-    from gcvit_flax.heatmap import check_drawable
+    from gcvit_flax.pictures import check_writable
     from gcvit_flax.weights.store import load_model
 
     out = options.out
     if out.suffix.lower() != ".png":
         raise UserError(f"the picture must be a .png, got {out}: name it so")
-    check_drawable(out)
+    check_writable(out)
     keep_compiled_programs()
     model, variables = load_model(options.model)
     alike = options.bias and model.config.relative_position_bias == "flattened"  # All heads have one plane.

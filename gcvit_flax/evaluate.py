@@ -5,19 +5,20 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gcvit_flax.errors import UserError, run_cli
+from gcvit_flax.pictures import check_writable
+from gcvit_flax.scripts import program_name
 from gcvit_flax.weights.classes import imagenet_classes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses, evaluates and prints; top-1 and top-5 are exact over the whole split."""
-    parser = argparse.ArgumentParser(prog="python -m gcvit_flax.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program_name("python -m gcvit_flax.evaluate"), description=__doc__)
     parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
     parser.add_argument("--data", required=True, help="digits, folder:PATH or tfds:NAME")
     parser.add_argument("--split", help="part to evaluate on (default: val, else test, else the held-out fraction)")
@@ -80,7 +81,7 @@ def evaluate(
     simulate_devices(devices)
     chosen = choose_devices(batch_size, devices)
     if confusion is not None:
-        _check_writable(confusion)  # Before the work.
+        check_writable(confusion)  # Before the work.
     card = read_card(model_dir)
     if val_fraction is None:  # Not another one: it could be images that the model was trained on.
         val_fraction = (card["provenance"] or {}).get("val_fraction", 0.1)
@@ -103,12 +104,6 @@ def evaluate(
         draw_confusion(counts, names, f"top-1 {results['top1']:.2%} of {results['count']:,} images", confusion)
         results["classes"] = _by_class(counts, data.class_names)
     return results
-
-
-def _check_writable(path: Path) -> None:
-    folder = path.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise UserError(f"{path} cannot be written: name a picture in a folder that exists and that you may write to")
 
 
 def _check_classes(of_data: tuple[str, ...], of_model: list[str] | None, num_classes: int) -> None:

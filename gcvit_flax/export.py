@@ -106,10 +106,8 @@ def export_model(
             (fresh / _FILE).write_bytes(program)
             (fresh / CARD_NAME).write_text(card_text(_describe(card, model, exported, dtype)))
             checked = _check(fresh / _FILE, model, variables, batch, dtype) if "cpu" in platforms else _UNCHECKED
-    return (
-        f"{out / _FILE}: {len(program):,} bytes, {dtype}, batch {batch or _DYNAMIC}, for {', '.join(exported.platforms)}\n"
-        f"{checked}"
-    )
+    what = f"{dtype}, batch {batch or _DYNAMIC}, for {', '.join(exported.platforms)}"
+    return f"{out / _FILE}: {len(program):,} bytes, {what}\n{checked}"
 
 
 def _check_out(out: Path) -> None:

@@ -1,8 +1,6 @@
 """Where in an image a class is seen: Grad-CAM (Selvaraju et al., 2017)."""
 
 import functools
-import importlib.util
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,12 +62,3 @@ def draw_heat_map(model: GCViT, variables: dict, image: str | Path, out: str | P
     preprocessing = preprocessing_of(photo, model)
     pixels = normalize(evaluation_crop(photo, preprocessing)[None], preprocessing)
     write_png(out, overlay(photo, grad_cam(model, variables, pixels)[0], crop_box(photo, preprocessing)))
-
-
-def check_drawable(out: str | Path) -> None:
-    """Raises UserError unless the picture `out` can be drawn and its folder written to: to call before the work."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError('pictures need matplotlib: pip install "gcvit_flax[train]"')
-    folder = Path(out).parent
-    if Path(out).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"{out} cannot be written: name a picture in a folder that exists and that you may write to")

@@ -1,6 +1,7 @@
 """Maps of what the network sees, laid over the image it sees them in."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -32,6 +33,14 @@ def overlay(image: Image.Image, values: np.ndarray, box: tuple[float, float, flo
     result = Image.blend(image, Image.new("RGB", image.size), _OPACITY)
     result.paste(shown, (left, top))
     return np.asarray(result)
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raises UserError unless a picture can be written at `path`: to call before the work."""
+    path = Path(path)
+    taken = path.is_dir() or (path.exists() and not os.access(path, os.W_OK))
+    if taken or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path} cannot be written: name a picture in a folder that exists and that you may write to")
 
 
 def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:

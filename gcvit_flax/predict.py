@@ -15,6 +15,8 @@ from gcvit_flax.config import Preprocessing
 from gcvit_flax.errors import UserError, run_cli
 from gcvit_flax.image_files import find_images
 from gcvit_flax.images import decode, evaluation_crop, normalize, preprocessing_of
+from gcvit_flax.pictures import check_writable
+from gcvit_flax.scripts import program_name
 
 _WHOLE_AT_A_TIME = 64  # Whole images are of up to five shapes: from more of them, fuller batches of each are made.
 
@@ -28,11 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     paths = find_images(options.inputs)
     if options.heatmap:
-        from gcvit_flax.heatmap import check_drawable, draw_heat_map
-
         if len(paths) != 1:
             raise UserError(f"--heatmap draws one image, and the inputs are {len(paths)}: name one")
-        check_drawable(options.heatmap)
+        check_writable(options.heatmap)
     # Between Pillow's two limits, 90 and 180 megapixels, it warns; above, it refuses.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     sys.stdout.reconfigure(errors="surrogateescape")  # Names of files that are not text come out as they went in.
@@ -50,12 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
             bar.update()
     if options.heatmap and not failures:
+        from gcvit_flax.heatmap import draw_heat_map
+
         draw_heat_map(model, variables, paths[0], options.heatmap)
     return 1 if failures else 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m gcvit_flax.predict", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program_name("python -m gcvit_flax.predict"), description=__doc__)
     parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
     parser.add_argument(
         "inputs",

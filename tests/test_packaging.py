@@ -67,7 +67,7 @@ def test_console_scripts_are_the_same_programs(name, tmp_path, monkeypatch, caps
         assert actual[0] in statuses and (actual[0] != 1 or actual[2].startswith("error: "))
 
 
-@pytest.mark.parametrize("name", ["gcvit-export"])
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_help_has_the_name_that_was_typed(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"/usr/bin/{name}", "--help"])
     with pytest.raises(SystemExit):

@@ -8,21 +8,22 @@ from collections.abc import Sequence
 import tyro
 
 from gcvit_flax.errors import UserError
+from gcvit_flax.scripts import program_name
 from gcvit_flax.training.config import TrainConfig
 from gcvit_flax.training.presets import PRESET_HELP, PRESETS
 
 _DEFAULT_PRESET = "digits"
-_OVERVIEW = """usage: train.py [PRESET] [--option value ...]
+_OVERVIEW = """usage: {program} [PRESET] [--option value ...]
 
-Trains a Global Context Vision Transformer. `train.py PRESET --help` lists a preset's options and defaults.
+Trains a Global Context Vision Transformer. `{program} PRESET --help` lists a preset's options and defaults.
 """
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
     """The TrainConfig that a command line asks for; prints help or a usage error and exits where it asks for none."""
-    arguments = list(arguments)
+    arguments, program = list(arguments), program_name("train.py")
     if arguments[:1] in (["--help"], ["-h"]):
-        print(_OVERVIEW)
+        print(_OVERVIEW.format(program=program))
         for name in PRESETS:
             default = " (default)" if name == _DEFAULT_PRESET else ""
             print(f"{name}{default}: {PRESET_HELP[name].rstrip()}\n")
@@ -32,7 +33,11 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}: expected one of {', '.join(PRESETS)}")
     config = tyro.cli(
-        TrainConfig, prog=f"train.py {preset}", description=PRESET_HELP[preset], default=PRESETS[preset], args=arguments
+        TrainConfig,
+        prog=f"{program} {preset}",
+        description=PRESET_HELP[preset],
+        default=PRESETS[preset],
+        args=arguments,
     )
     return config if config.workdir else dataclasses.replace(config, workdir=f"runs/{preset}")
 

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from gcvit_flax.config import REFERENCES
+from gcvit_flax.scripts import program_name
 from gcvit_flax.variants import VARIANTS
 from gcvit_flax.weights.convert import convert
 from gcvit_flax.weights.download import PUBLISHED
@@ -63,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="convert_keras_weights.py",
+        prog=program_name("convert_keras_weights.py"),
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
