@@ -19,7 +19,7 @@ test: $(INSTALLED)
 docs-check: $(INSTALLED)
 	$(RUN) -m pytest -q tests/docs
 
-# Longer loops: a run killed again and again, and dropout on other numbers of devices.
+# Longer loops: a run killed again and again, more image sizes, and dropout on other numbers of devices.
 soak: $(INSTALLED)
 	KILLS=40 SIZES=30 $(RUN) -m pytest -q -s tests/test_resume_cli.py tests/soak tests/model/test_sizes.py
 

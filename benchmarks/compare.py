@@ -64,7 +64,7 @@ def main() -> None:
 
 def compare(options: Comparison) -> dict:
     """Times of both sides in turns, and what each needs alone."""
-    names = ["ours"] if options.peer == "none" else ["ours", "peer"]
+    names = ["ours"] if options.peer == "none" else ["peer", "ours"]  # What may be missing first.
     # Before this process grows: what it starts would inherit its peak memory.
     alone = {name: _in_a_process(options, name) for name in names}
     sides = {name: _make(options, name) for name in names}

@@ -66,9 +66,11 @@ def draw(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def mean_iou(predicted: np.ndarray, labels: np.ndarray) -> float:
     """Intersection over union, the mean over the classes."""
-    return float(
-        np.mean([((predicted == c) & (labels == c)).sum() / ((predicted == c) | (labels == c)).sum() for c in range(4)])
-    )
+    shares = []
+    for kind in range(len(CLASSES)):
+        here, there = predicted == kind, labels == kind
+        shares.append((here & there).sum() / (here | there).sum())
+    return float(np.mean(shares))
 
 
 def main() -> None:
@@ -79,6 +81,8 @@ def main() -> None:
     parser.add_argument("--init-from", metavar="MODEL_DIR", help="start the backbone from these weights")
     parser.add_argument("--frozen-stages", type=int, default=-1, help="levels that keep their weights; the stem from 0")
     options = parser.parse_args()
+    if options.steps < 1:
+        parser.error(f"--steps must be at least 1, got {options.steps}")
 
     if options.init_from:
         model, pretrained = gcvit_flax.load_model(options.init_from, num_classes=0, pad_to_windows=True)

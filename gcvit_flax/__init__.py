@@ -26,6 +26,7 @@ _HOMES = {
     "load_model": "gcvit_flax.weights.store",
     "preprocess": "gcvit_flax.images",
     "save_model": "gcvit_flax.weights.store",
+    "simulate_devices": "gcvit_flax.devices",
 }
 __all__ = [*_HOMES]
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # For editors and type checkers, which do not run the code be
     from gcvit_flax.config import REFERENCES as REFERENCES
     from gcvit_flax.config import GCViTConfig as GCViTConfig
     from gcvit_flax.config import Preprocessing as Preprocessing
+    from gcvit_flax.devices import simulate_devices as simulate_devices
     from gcvit_flax.errors import UserError as UserError
     from gcvit_flax.heatmap import grad_cam as grad_cam
     from gcvit_flax.images import preprocess as preprocess

@@ -13,8 +13,9 @@ import numpy as np
 from einops import rearrange
 
 from gcvit_flax.config import NUM_LEVELS, GCViTConfig
+from gcvit_flax.crops import evaluation_crop
 from gcvit_flax.errors import UserError, run_cli
-from gcvit_flax.images import decode, evaluation_crop, normalize, preprocessing_of
+from gcvit_flax.images import decode, normalize
 from gcvit_flax.model.attention import relative_position_bias, relative_position_index
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.model.windows import merge, padded_grid
@@ -32,7 +33,10 @@ def attention_weights(model: GCViT, variables: dict, images: np.ndarray) -> dict
     Raises:
       UserError: (a ValueError) images that do not fit the model.
     """
-    return {place: _softmax(np.asarray(logits), -1) for place, logits in _logits(model, variables, images).items()}
+    depths = enumerate(model.config.depths)
+    places = tuple((level, block) for level, depth in depths for block in range(depth))
+    logits = _logits(model, variables, images, places)
+    return {place: _softmax(np.asarray(values), -1) for place, values in logits.items()}
 
 
 def attention_map(model: GCViT, variables: dict, images: np.ndarray, level: int, block: int) -> np.ndarray:
@@ -48,7 +52,8 @@ def attention_map(model: GCViT, variables: dict, images: np.ndarray, level: int,
       UserError: (a ValueError) a level or block that the model lacks, or images that do not fit it.
     """
     _check(model.config, level, block)
-    return _received(_logits(model, variables, images)[level, block], model, images.shape, level, block)
+    place = (level, block)
+    return _received(_logits(model, variables, images, (place,))[place], model, images.shape, *place)
 
 
 def relative_position_bias_planes(model: GCViT, variables: dict, level: int, block: int) -> np.ndarray:
@@ -74,14 +79,15 @@ def relative_position_bias_planes(model: GCViT, variables: dict, level: int, blo
     return planes.reshape(-1, rows, columns)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _logits(model: GCViT, variables: dict, images: jax.Array) -> dict[tuple[int, int], jax.Array]:
-    """{(level, block): attention logits (B, n, h, T, T), -inf at padded keys}."""
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _logits(
+    model: GCViT, variables: dict, images: jax.Array, places: tuple[tuple[int, int], ...]
+) -> dict[tuple[int, int], jax.Array]:
+    """{(level, block): attention logits (B, n, h, T, T), -inf at padded keys} of some `places`."""
     _, state = model.apply(variables, images, mutable=["attention"])
     return {
         (level, block): state["attention"][f"levels_{level}"][f"blocks_{block}"]["attn"]["logits"][0]
-        for level, depth in enumerate(model.config.depths)
-        for block in range(depth)
+        for level, block in places
     }
 
 
@@ -150,8 +156,6 @@ def _draw(options: argparse.Namespace) -> dict[str, np.ndarray]:
     from gcvit_flax.weights.store import load_model
 
     out = options.out
-    if out.suffix.lower() != ".png":
-        raise UserError(f"the picture must be a .png, got {out}: name it so")
     check_writable(out)
     keep_compiled_programs()
     model, variables = load_model(options.model)
@@ -163,10 +167,10 @@ def _draw(options: argparse.Namespace) -> dict[str, np.ndarray]:
         values = {place: relative_position_bias_planes(model, variables, *place) for place in places}
     else:
         image = decode(options.image)
-        preprocessing = preprocessing_of(image, model)
+        preprocessing = model.preprocessing
         box = visible_box(image, preprocessing)
         pixels = normalize(evaluation_crop(image, preprocessing)[None], preprocessing)
-        logits = _logits(model, variables, pixels)
+        logits = _logits(model, variables, pixels, tuple(sorted(places)))
         values = {place: _received(logits[place], model, pixels.shape, *place)[0] for place in places}
     if not all(np.isfinite(heads).all() for heads in values.values()):
         raise UserError(f"{options.model} gives values that are not finite: its parameters are damaged, train it again")

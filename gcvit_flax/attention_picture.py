@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from gcvit_flax.config import Preprocessing
+from gcvit_flax.crops import crop_box
 from gcvit_flax.errors import UserError
-from gcvit_flax.images import crop_box
-from gcvit_flax.pictures import overlay, write_png
+from gcvit_flax.pictures import overlay, write_figure, write_png
 
 _INCHES = 3.0  # The width of a panel, with room for its title.
 _TITLE_INCHES = 0.45
@@ -57,7 +57,7 @@ def draw_maps(path: Path, image: Image.Image, box: Box, maps: Mapping[str, np.nd
     figure.suptitle("attention that each place receives; 1 is uniform attention", fontsize=10)
     bar = _colour_bar(figure, "viridis", 0, 1)
     bar.set_ticks([0, 1], labels=["the panel's\nlowest", "the panel's\nhighest"], fontsize=8)
-    _write(path, figure)
+    write_figure(path, figure)
 
 
 def draw_planes(path: Path, planes: Mapping[str, np.ndarray]) -> None:
@@ -84,7 +84,7 @@ def draw_planes(path: Path, planes: Mapping[str, np.ndarray]) -> None:
         panel.axis("off")
     figure.suptitle("relative position bias\ndx, dy: the query's column and row less the key's", fontsize=10)
     _colour_bar(figure, "RdBu_r", -largest, largest).ax.tick_params(labelsize=8)
-    _write(path, figure)
+    write_figure(path, figure)
 
 
 def _figure(count: int, aspect: float):
@@ -104,11 +104,3 @@ def _colour_bar(figure, colours: str, lowest: float, highest: float):
 
     scale = ScalarMappable(Normalize(lowest, highest), colours)
     return figure.colorbar(scale, ax=figure.axes, fraction=0.03, pad=0.02, shrink=0.6, aspect=30)
-
-
-def _write(path: Path, figure) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    write_png(path, np.asarray(canvas.buffer_rgba())[..., :3])

@@ -5,13 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
+from gcvit_flax.pictures import write_figure
+
 _INCHES_PER_CLASS = 0.22  # Room for one line of small type.
 _LARGEST_SIDE = 40.0  # Inches; beyond it not every class is named.
 _MOST_COUNTS = 30  # Classes, up to which every cell shows its count.
 
 
 def draw_confusion(counts: np.ndarray, class_names: Sequence[str], title: str, path: Path) -> None:
-    """Draws int `counts` (true class, predicted class) into a PNG, each row coloured by its shares."""
+    """Draws int `counts` (true class, predicted class) into a PNG, each row coloured by its shares.
+
+    Raises:
+      UserError: (a ValueError) `path` cannot be written.
+    """
     from matplotlib.figure import Figure  # Slow to import.
 
     classes = len(counts)
@@ -32,4 +38,4 @@ def draw_confusion(counts: np.ndarray, class_names: Sequence[str], title: str, p
         for row, column in zip(*np.nonzero(counts), strict=True):
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=color, fontsize=font)
-    figure.savefig(path, dpi=100, bbox_inches="tight")
+    write_figure(path, figure, dpi=100, bbox_inches="tight")

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gcvit_flax.errors import UserError, run_cli
+from gcvit_flax import scripts
+from gcvit_flax.errors import UserError
 from gcvit_flax.pictures import check_writable
-from gcvit_flax.scripts import program_name
 from gcvit_flax.weights.classes import imagenet_classes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses, evaluates and prints; top-1 and top-5 are exact over the whole split."""
-    parser = argparse.ArgumentParser(prog=program_name("python -m gcvit_flax.evaluate"), description=__doc__)
+    parser = argparse.ArgumentParser(prog=scripts.program_name("python -m gcvit_flax.evaluate"), description=__doc__)
     parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
     parser.add_argument("--data", required=True, help="digits, folder:PATH or tfds:NAME")
     parser.add_argument("--split", help="part to evaluate on (default: val, else test, else the held-out fraction)")
@@ -35,8 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {options.batch_size}")
-    if options.confusion and options.confusion.suffix != ".png":
-        parser.error(f"--confusion must end in .png, got {options.confusion}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     results = evaluate(
         options.model,
@@ -146,4 +144,4 @@ def _describe(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    scripts.evaluate()

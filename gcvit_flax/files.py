@@ -12,5 +12,9 @@ def replace_bytes(path: epath.PathLike, content: bytes) -> None:
     """Writes `content` beside `path`, then gives it that name: a crash leaves the old file or the new one, whole."""
     path = epath.Path(path)
     draft = path.with_name(f"{path.name}.partial")
-    draft.write_bytes(content)
-    draft.replace(path)
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gcvit_flax.crops import crop_box, evaluation_crop, whole_image
 from gcvit_flax.errors import UserError
-from gcvit_flax.images import crop_box, decode, evaluation_crop, normalize, preprocessing_of
+from gcvit_flax.images import decode, normalize
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.pictures import overlay, write_png
 
@@ -51,14 +52,16 @@ def _grad_cam(model: GCViT, variables: dict, images: jax.Array, classes: jax.Arr
     return jax.nn.relu((weights * last).sum(-1))
 
 
-def draw_heat_map(model: GCViT, variables: dict, image: str | Path, out: str | Path) -> None:
+def draw_heat_map(model: GCViT, variables: dict, image: str | Path, out: str | Path, whole: bool = False) -> None:
     """Lays the Grad-CAM of an image's best class over the upright image, into the PNG `out` of the image's size.
+
+    `whole` shows the network all of the image (`whole_image`), where the model has `pad_to_windows`.
 
     Raises:
       UserError: (a ValueError) an image that cannot be read, a model without a head, or a picture that cannot be
         written.
     """
     photo = decode(image)
-    preprocessing = preprocessing_of(photo, model)
+    preprocessing = whole_image(photo, model.preprocessing) if whole else model.preprocessing
     pixels = normalize(evaluation_crop(photo, preprocessing)[None], preprocessing)
     write_png(out, overlay(photo, grad_cam(model, variables, pixels)[0], crop_box(photo, preprocessing)))

@@ -10,6 +10,9 @@ from PIL import Image
 
 from gcvit_flax.errors import UserError
 
+# Formats that Pillow recognises and leaves to others to read.
+_STUBS = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")
+
 
 def find_images(inputs: Sequence[str]) -> list[str]:
     """The paths of the images that `inputs` name, in their order; whether a file can be read is not looked at.
@@ -41,7 +44,15 @@ def find_images(inputs: Sequence[str]) -> list[str]:
 
 
 def _images_below(folder: str) -> list[str]:
-    """All files below `folder` whose names end as Pillow knows images to, but for hidden ones, sorted."""
-    suffixes = Image.registered_extensions()
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in suffixes)
-    return [str(path) for path in files if path.is_file() and not path.name.startswith(".")]
+    """All image files below `folder`, but for those in hidden folders, sorted."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [path for name in names if is_image_file(path := Path(parent, name))]
+    return [str(path) for path in sorted(found) if path.is_file()]
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a file is not hidden and ends in what Pillow, or a part of it that comes with it, can read."""
+    kind = Image.registered_extensions().get(path.suffix.lower())  # Which makes Pillow register them all.
+    return kind in Image.OPEN and kind not in _STUBS and not path.name.startswith(".")

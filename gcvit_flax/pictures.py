@@ -1,5 +1,6 @@
 """Maps of what the network sees, laid over the image it sees them in."""
 
+import io
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from gcvit_flax.errors import UserError
+from gcvit_flax.files import replace_bytes
 
 _COLOURS = "viridis"
 _OPACITY = 0.6
@@ -36,8 +38,10 @@ def overlay(image: Image.Image, values: np.ndarray, box: tuple[float, float, flo
 
 
 def check_writable(path: str | os.PathLike) -> None:
-    """Raises UserError unless a picture can be written at `path`: to call before the work."""
+    """Raises UserError unless a PNG can be written at `path`: to call before the work."""
     path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UserError(f"a picture's name must end in .png, got {path}")
     taken = path.is_dir() or (path.exists() and not os.access(path, os.W_OK))
     if taken or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise UserError(f"{path} cannot be written: name a picture in a folder that exists and that you may write to")
@@ -49,11 +53,24 @@ def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
     Raises:
       UserError: (a ValueError) `path` cannot be written.
     """
-    partial = f"{path}.partial"
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    _write(path, encoded)
+
+
+def write_figure(path: str | os.PathLike, figure, **options) -> None:
+    """Writes a matplotlib figure, with savefig's `options`, to a PNG file, all or nothing.
+
+    Raises:
+      UserError: (a ValueError) `path` cannot be written.
+    """
+    encoded = io.BytesIO()
+    figure.savefig(encoded, format="png", **options)
+    _write(path, encoded)
+
+
+def _write(path: str | os.PathLike, encoded: io.BytesIO) -> None:
     try:
-        Image.fromarray(pixels).save(partial, "PNG")
-        os.replace(partial, path)
+        replace_bytes(path, encoded.getvalue())
     except OSError as error:
-        if os.path.isfile(partial):
-            os.remove(partial)
         raise UserError(f"{path} cannot be written ({error.strerror or error}): choose another place") from error

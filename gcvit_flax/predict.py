@@ -12,9 +12,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from gcvit_flax.config import Preprocessing
+from gcvit_flax.crops import evaluation_crop, whole_image
 from gcvit_flax.errors import UserError, run_cli
 from gcvit_flax.image_files import find_images
-from gcvit_flax.images import decode, evaluation_crop, normalize, preprocessing_of
+from gcvit_flax.images import decode, normalize
 from gcvit_flax.pictures import check_writable
 from gcvit_flax.scripts import program_name
 
@@ -22,7 +23,7 @@ _WHOLE_AT_A_TIME = 64  # Whole images are of up to five shapes: from more of the
 
 _WHOLE_HELP = """show the network all of each image, squashed to the nearest of five shapes, and not the middle alone:
 for subjects at the edge and for wide or tall photos; without it the network sees what its accuracy was measured on, and
-one shape is compiled instead of up to five (a model saved with pad_to_windows is always shown all)"""
+one shape is compiled instead of up to five"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failures = 0
     silent = len(paths) <= options.batch_size or not sys.stderr.isatty()
     with tqdm(total=len(paths), unit="image", leave=False, dynamic_ncols=True, disable=silent) as bar:
-        for path, result in predict(model, variables, names, paths, options.top_k, options.batch_size):
+        for path, result in predict(model, variables, names, paths, options.top_k, options.batch_size, options.whole):
             if isinstance(result, UserError):
                 failures += 1
                 bar.write(f"error: {result}", file=sys.stderr)
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.heatmap and not failures:
         from gcvit_flax.heatmap import draw_heat_map
 
-        draw_heat_map(model, variables, paths[0], options.heatmap)
+        draw_heat_map(model, variables, paths[0], options.heatmap, options.whole)
     return 1 if failures else 0
 
 
@@ -77,8 +78,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("top_k", "batch_size"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
-    if options.heatmap and not options.heatmap.lower().endswith(".png"):
-        parser.error(f"--heatmap must end in .png, got {options.heatmap}")
     return options
 
 
@@ -109,12 +108,18 @@ def open_classifier(model_dir: str, whole: bool = False):
 
 
 def predict(
-    model, variables: dict, names: Sequence[str], paths: Sequence[str], top_k: int = 5, batch_size: int = 16
+    model,
+    variables: dict,
+    names: Sequence[str],
+    paths: Sequence[str],
+    top_k: int = 5,
+    batch_size: int = 16,
+    whole: bool = False,
 ) -> Iterator[tuple[str, list[dict[str, Any]] | UserError]]:
     """For each path its `top_k` classes, best first, as {"class", "index", "probability"}, or why it cannot be read.
 
-    They come in the order of `paths`, a batch at a time. A model with `pad_to_windows` is shown whole images, others
-    the middle (`preprocessing_of`); each shape is compiled once.
+    They come in the order of `paths`, a batch at a time. With `whole`, for models with `pad_to_windows`, the network is
+    shown all of each image (`whole_image`); each shape is compiled once.
 
     Raises:
       UserError: (a ValueError) a model whose outputs are not finite.
@@ -122,17 +127,17 @@ def predict(
     from gcvit_flax.inference import Predictor
 
     predictor = Predictor(model, variables)
-    at_a_time = max(batch_size, _WHOLE_AT_A_TIME) if model.config.pad_to_windows else batch_size
+    at_a_time = max(batch_size, _WHOLE_AT_A_TIME) if whole else batch_size
     for start in range(0, len(paths), at_a_time):
         chunk = paths[start : start + at_a_time]
-        images = [_read(path, model) for path in chunk]
+        images = [_read(path, model.preprocessing, whole) for path in chunk]
         readable = [image for image in images if not isinstance(image, UserError)]
         logits = iter(_logits(predictor, model.preprocessing, readable, batch_size, shrink=len(paths) <= at_a_time))
         for path, image in zip(chunk, images, strict=True):
             yield path, image if isinstance(image, UserError) else _best(next(logits), names, top_k)
 
 
-def _read(path: str, model) -> np.ndarray | UserError:
+def _read(path: str, preprocessing: Preprocessing, whole: bool) -> np.ndarray | UserError:
     """What the network sees of a file, uint8 (H, W, 3); nothing of the file's own size is kept."""
     try:
         image = decode(path)
@@ -142,7 +147,7 @@ def _read(path: str, model) -> np.ndarray | UserError:
             )
     except UserError as error:
         return error
-    return evaluation_crop(image, preprocessing_of(image, model))
+    return evaluation_crop(image, whole_image(image, preprocessing) if whole else preprocessing)
 
 
 def _logits(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from gcvit_flax.errors import UserError, run_cli
 
+_TRAINING_LIBRARIES = ("optax", "grain", "tensorflow_datasets", "array_record", "tyro", "tensorboardX")
+
 
 def train() -> None:
     """gcvit-train: train.py."""
@@ -66,8 +68,8 @@ def _with_extras(main: Callable[[], int | None]) -> Callable[[], int | None]:
         try:
             return main()
         except ModuleNotFoundError as error:
-            if error.name.startswith("gcvit_flax"):
+            if error.name not in _TRAINING_LIBRARIES:
                 raise
-            raise UserError(f'{error.name} is not installed: pip install "gcvit-flax[train]" brings it') from error
+            raise UserError(f'{error.name} is not installed: pip install ".[train]" brings it') from error
 
     return checked

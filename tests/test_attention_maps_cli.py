@@ -86,8 +86,10 @@ ALL_BLOCKS = ((0, "0 (local)"), (0, "1 (global)"), (1, "0 (local)"), (2, "0 (loc
     ],
 )
 def test_several_maps_are_titled_panels(command, monkeypatch, arguments, titles):
-    figures, write = [], attention_picture._write
-    monkeypatch.setattr(attention_picture, "_write", lambda path, figure: figures.append(figure) or write(path, figure))
+    figures, write = [], attention_picture.write_figure
+    monkeypatch.setattr(
+        attention_picture, "write_figure", lambda path, figure: figures.append(figure) or write(path, figure)
+    )
     assert command(f"model {arguments}")[0] == 0
     drawn = [axes.get_title().split("\n")[0] for axes in figures[0].axes]
     assert [title for title in drawn if title] == titles  # The colour bar has none.
@@ -102,7 +104,7 @@ def test_several_maps_are_titled_panels(command, monkeypatch, arguments, titles)
         ("model cat.png x.png --head -1", "level 2 has no head -1: its heads are 0 to 1"),
         (". cat.png x.png", "is not a model folder: it has no config.json"),
         ("model dog.png x.png", "dog.png: there is no such image file"),
-        ("model cat.png x.jpg", "must be a .png, got x.jpg"),
+        ("model cat.png x.jpg", "a picture's name must end in .png, got x.jpg"),
         ("model cat.png nowhere/x.png", "nowhere/x.png cannot be written"),
         ("model cat.png folder.png", "folder.png cannot be written"),
         ("model line.png x.png", "an image of 300x1 px is too small to draw on"),

@@ -6,7 +6,8 @@ from PIL import Image
 
 from gcvit_flax import images
 from gcvit_flax.config import Preprocessing
-from gcvit_flax.images import decode, evaluation_crop, normalize, preprocess, random_resized_crop, whole_image
+from gcvit_flax.crops import evaluation_crop, whole_image
+from gcvit_flax.images import decode, normalize, preprocess, random_resized_crop
 from gcvit_flax.model.gcvit import create_model
 
 

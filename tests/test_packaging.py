@@ -82,7 +82,7 @@ def test_a_missing_extra_is_named(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         scripts.train()
     assert stop.value.code == 1
-    assert capsys.readouterr().err == 'error: tyro is not installed: pip install "gcvit-flax[train]" brings it\n'
+    assert capsys.readouterr().err == 'error: tyro is not installed: pip install ".[train]" brings it\n'
 
 
 def test_the_wheel_has_types():

@@ -11,7 +11,7 @@ from PIL import Image
 from small import TINY
 
 import gcvit_flax
-from gcvit_flax import images, inference
+from gcvit_flax import crops, images, inference
 from gcvit_flax.image_files import find_images
 from gcvit_flax.predict import main, predict
 
@@ -96,13 +96,13 @@ def test_whole_images_of_any_size_compile_a_program_a_shape(model_dir, capsys, m
     monkeypatch.setattr("gcvit_flax.predict._WHOLE_AT_A_TIME", 4)
     sizes = [(90, 90), (120, 100), (40, 90), (95, 88), (80, 64), (300, 120), (99, 99), (130, 60), (77, 70)]
     paths = [draw(f"{index}.png", *size, index) for index, size in enumerate(sizes)]
-    results = dict(predict(model, variables, "abc", paths, batch_size=2))
+    results = dict(predict(model, variables, "abc", paths, batch_size=2, whole=True))
     assert list(results) == paths
     assert {shape[0] for shape in made[0].programs} == {2} and len(made[0].programs) == 3
     for path in paths[:4]:  # Alone, as in company.
         image = images.decode(path)
-        shown = images.preprocessing_of(image, model)
-        pair = np.stack([images.normalize(images.evaluation_crop(image, shown), shown)] * 2)
+        shown = crops.whole_image(image, model.preprocessing)
+        pair = np.stack([images.normalize(crops.evaluation_crop(image, shown), shown)] * 2)
         probabilities = jax.nn.softmax(made[0](pair)[0])
         assert {entry["index"]: entry["probability"] for entry in results[path]} == pytest.approx(
             dict(enumerate(map(float, probabilities))), abs=1e-5
@@ -121,12 +121,12 @@ def test_a_heat_map_is_drawn_for_one_image_and_checked_before_the_work(model_dir
     monkeypatch.setattr("gcvit_flax.predict.open_classifier", lambda *_, **__: pytest.fail("this comes too late"))
     for arguments, message in (
         ((path, other, "--heatmap", "x.png"), "draws one image, and the inputs are 2"),
+        ((path, "--heatmap", "seen.jpg"), "a picture's name must end in .png, got seen.jpg"),
         ((path, "--heatmap", "nowhere/x.png"), "nowhere/x.png cannot be written: name a picture in a folder"),
     ):
         with pytest.raises(gcvit_flax.UserError, match=message):
             main([model_dir, *arguments])
     for arguments, message in (
-        (("--heatmap", "seen.jpg"), "must end in .png"),
         (("--top-k", "0"), "--top-k must be at least 1, got 0"),
         (("--batch-size", "-3"), "--batch-size must be at least 1, got -3"),
     ):

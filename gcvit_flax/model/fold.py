@@ -18,8 +18,8 @@ def fold_for_inference(model: GCViT, variables: dict) -> tuple[GCViT, dict]:
     for training and conversion.
     """
     config = model.config
-    # On the host, in NumPy: as JAX operations, each would be compiled.
-    folded = flatten_dict(jax.tree.map(np.asarray, variables["params"]), sep="/")
+    # What changes does so on the host, in NumPy: as JAX operations, each would be compiled. The rest is shared.
+    folded = flatten_dict(variables["params"], sep="/")
     for level, depth in enumerate(config.depths):
         channels, heads = config.dims[level], config.num_heads[level]
         scale = (channels // heads) ** -0.5 if config.qk_scale is None else config.qk_scale
@@ -29,15 +29,16 @@ def fold_for_inference(model: GCViT, variables: dict) -> tuple[GCViT, dict]:
                 path = f"{block}/attn/qkv/{name}"
                 # Queries come first in a local block, keys in a global one.
                 scales = np.where(np.arange(folded[path].shape[-1]) < channels, np.float32(scale), np.float32(1))
-                folded[path] = folded[path] * scales
+                folded[path] = np.asarray(folded[path]) * scales
             if config.relative_position_bias != "gathered":
-                table = folded.pop(f"{block}/attn/relative_position_bias_table")
+                table = np.asarray(folded.pop(f"{block}/attn/relative_position_bias_table"))
                 bias = relative_position_bias(table, config.window_size[level], config.relative_position_bias)
                 folded[f"{block}/attn/relative_position_bias"] = np.broadcast_to(bias, (heads, *bias.shape[1:]))
             if config.layer_scale is not None:
                 for gamma, layer in (("gamma1", "attn/proj"), ("gamma2", "mlp/fc2")):
-                    factors = folded.pop(f"{block}/{gamma}")
+                    factors = np.asarray(folded.pop(f"{block}/{gamma}"))
                     for name in ("kernel", "bias"):
-                        folded[f"{block}/{layer}/{name}"] = folded[f"{block}/{layer}/{name}"] * factors
+                        path = f"{block}/{layer}/{name}"
+                        folded[path] = np.asarray(folded[path]) * factors
     config = dataclasses.replace(config, qk_scale=1.0, layer_scale=None, relative_position_bias="gathered")
     return model.clone(config=config), {"params": jax.device_put(unflatten_dict(folded, sep="/"))}

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from gcvit_flax.errors import UserError
+from gcvit_flax.image_files import is_image_file
 
 TRAIN, VALIDATION = "train", ("val", "test")
 SPLIT_SEED = 0  # The held-out fraction must not change with the run's seed.
@@ -112,12 +112,11 @@ def _list_images(root: Path, class_names: tuple[str, ...]) -> Listed:
     unknown = sorted({path.name for path in _folders(root)} - set(class_names))
     if unknown:
         raise UserError(f"{root} has classes that the training data lacks: {', '.join(unknown)}; remove or rename them")
-    known_suffixes = Image.registered_extensions()
     paths, labels = [], []
     for label, name in enumerate(class_names):
         folder = root / name
         files = sorted(folder.iterdir()) if folder.is_dir() else []
-        images = [path for path in files if path.suffix.lower() in known_suffixes and not path.name.startswith(".")]
+        images = [path for path in files if is_image_file(path)]
         if not images:
             raise UserError(f"class folder {folder} holds no images: add some, or remove the class")
         paths += images

@@ -17,8 +17,9 @@ import grain
 import numpy as np
 
 from gcvit_flax.config import Preprocessing
+from gcvit_flax.crops import evaluation_crop
 from gcvit_flax.errors import UserError
-from gcvit_flax.images import UnreadableImage, decode, evaluation_crop, random_resized_crop
+from gcvit_flax.images import UnreadableImage, decode, random_resized_crop
 from gcvit_flax.training.data import Source
 
 logger = logging.getLogger("gcvit_flax")

@@ -91,7 +91,7 @@ PRESET_HELP = {
 
     python train.py imagenet --variant gcvit_tiny --workdir gs://BUCKET/gcvit_tiny
 
-    A TPU slice or a machine of GPUs; see the README for how to prepare the data. The batch is the published one,
+    A TPU slice or a machine of GPUs; docs/cloud_tpu.md says how to prepare the data. The batch is the published one,
     4096 up to gcvit_tiny2 and 1024 from gcvit_small on; another --batch-size scales the learning rate with it, and
     --accumulation-steps fits it into less memory. Published top-1 (GCViT's own repository, 2023): xxtiny 79.9,
     xtiny 82.0, tiny 83.5, tiny2 83.7, small 84.3, small2 84.8, base 85.0, large 85.7 (not measured here).

@@ -25,9 +25,9 @@ Three public programs share these weights and compute different logits from them
 
   official  the PyTorch release and timm: one position bias a head, pooling padded with -inf. The default, and right
             for all published ImageNet weights, which were trained so.
-  gcvit_tf  the package gcvit: as official, but pooling padded with zeros (logits differ by up to 1%).
+  gcvit_tf  the package gcvit: as official, but pooling padded with zeros (logits differ by .2 to 1.1 %).
             For models trained with that package, or to reproduce its numbers.
-  keras_io  the Keras 3 example: one flattened position bias for all heads, and zeros (logits differ by 10% or more).
+  keras_io  the Keras 3 example: one flattened position bias for all heads, and zeros (logits differ by 10 to 16 %).
             For models *trained* with that example, which are right only so.
 
 published names: {", ".join(PUBLISHED)}

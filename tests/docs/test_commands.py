@@ -1,4 +1,4 @@
-"""Runs the README's commands and its Python as they are written, but for those that need a network, a cloud or a GPU.
+"""Runs the README's indented commands and its Python as they are written, but for what needs a network or a GPU.
 
 `make docs-check`. Beside the files that the README names lie small stand-ins of the same names, and training runs stop
 after two steps.
@@ -30,7 +30,7 @@ ELSEWHERE = {
     "python convert_keras_weights.py gcvit_xxtiny": "downloads",
     "python train.py flowers": "downloads",
     "python train.py imagenet": "needs ImageNet",
-    "python train.py finetune --data folder:PHOTOS --init-from weights/gcvit_tiny --dtype": "needs a GPU",
+    "python train.py finetune --data folder:PHOTOS --init-from weights/gcvit_xxtiny --dtype": "needs a GPU",
 }
 CUT = {"train.py": ["--max-steps", "2"], "segmentation.py": ["--steps", "2", "--batch-size", "2"]}
 

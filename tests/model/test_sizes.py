@@ -11,11 +11,12 @@ from small import TINY
 from gcvit_flax.model import gcvit
 from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.model.init import init_params
+from gcvit_flax.weights.store import load_model, save_model
 
 COUNT = int(os.environ.get("SIZES", "1"))
 _draw = np.random.default_rng(int(os.environ.get("SEED", "0")))
-ANY_SIZE = [tuple(map(int, _draw.integers(32, 641, 2))) for _ in range(COUNT)]
-FITTING = [tuple(map(int, 32 * _draw.integers(1, 21, 2))) for _ in range(COUNT)]
+ANY_SIZE = [(33, 640), *(tuple(map(int, _draw.integers(32, 641, 2))) for _ in range(COUNT))]
+FITTING = [(640, 32), *(tuple(map(int, 32 * _draw.integers(1, 21, 2))) for _ in range(COUNT))]
 
 
 def parameters(model):
@@ -71,13 +72,13 @@ def test_images_padded_to_windows(size, monkeypatch):
         np.testing.assert_allclose(dirty, clean, rtol=1e-5, atol=1e-5)
 
 
-def test_three_ways_to_224_px_agree():
+def test_three_ways_to_224_px_agree(tmp_path):
+    """As it is, loaded for that size with windows that follow it, and padded; all three from one model folder."""
     plain = create_model(TINY, image_size=224)
-    variables = parameters(plain)
+    save_model(tmp_path / "model", plain, parameters(plain))
     images = np.random.default_rng(3).normal(size=(1, 224, 224, 3)).astype("f")
-    expected = np.asarray(jax.jit(plain.apply)(variables, images))
-    by_size = create_model(TINY, image_size=(224, 224))
-    padded = create_model(plain.config, pad_to_windows=True)
-    for model in (by_size, padded):
-        logits = jax.jit(model.apply)(variables, images)
+    ways = [{}, {"image_size": (224, 224)}, {"pad_to_windows": True}]
+    models = [load_model(tmp_path / "model", **way) for way in ways]
+    expected, *others = (np.asarray(jax.jit(model.apply)(variables, images)) for model, variables in models)
+    for logits in others:
         assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
