@@ -61,7 +61,8 @@ def test_images_padded_to_windows(size, monkeypatch):
     def apply(images, rubbish=0.0):
         def pad_with_rubbish(x, window):
             zeros, mask = pad(x, window)
-            return jnp.where(pad(jnp.ones_like(x), window)[0] > 0, zeros, rubbish), mask
+            pattern = rubbish * jnp.arange(x.shape[-1])  # Equal values would be nothing to LayerNorm.
+            return jnp.where(pad(jnp.ones_like(x), window)[0] > 0, zeros, pattern), mask
 
         monkeypatch.setattr(gcvit, "pad", pad_with_rubbish)
         return model.apply(variables, images), model.apply(variables, images, method="features")
