@@ -4,6 +4,7 @@ Axes, everywhere: B batch, H W map, C channels, wh ww window, n windows per imag
 h heads, d channels per head.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -79,7 +80,8 @@ class GCViT(nn.Module):
         """
         _check_images(images, self.config)
         path_scales = self._path_scales(images.shape[0], example_index) if train else [None] * len(self.levels)
-        x = remat.call(self.patch_embed, images.astype(self.dtype), everything=self.remat)
+        recompute = train or self.remat
+        x = remat.call(self.patch_embed, images.astype(self.dtype), enabled=recompute, everything=self.remat)
         x = self.pos_drop(x, deterministic=not train or frozen_stages >= 0)
         maps = []
         for index, (level, scales) in enumerate(zip(self.levels, path_scales, strict=True)):
@@ -121,19 +123,20 @@ class Level(nn.Module):
         generator = GlobalQueryGenerator(
             config.query_stages[level], window, config.query_pool_padding, self.dtype, name="q_global_gen"
         )
-        query = remat.call(generator, x, everything=self.remat)
+        call = functools.partial(remat.call, enabled=train or self.remat, everything=self.remat)
+        query = call(generator, x)
         x, key_mask = pad(x, window)
         x = partition(x, window)  # (B, n, T, C)
         for index in range(config.depths[level]):
             scales = None if path_scales is None else path_scales[index]
             inputs = x, query if index % 2 else None, key_mask, scales
-            x = remat.call(self._block(index), *inputs, everything=self.remat, train=train)
+            x = call(self._block(index), *inputs, train=train)
         x = merge(x, window, padded_grid(grid, window))[:, : grid[0], : grid[1]]  # (B, H, W, C)
 
         if level == len(config.depths) - 1:
             return x, x
         downsample = ReduceSize(2 * x.shape[-1], self.dtype, name="downsample")
-        return x, remat.call(downsample, x, everything=self.remat)
+        return x, call(downsample, x)
 
     def _block(self, index: int) -> Block:
         config, level = self.config, self.level
