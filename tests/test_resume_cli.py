@@ -20,7 +20,7 @@ from gcvit_flax.training.config import TrainConfig
 from gcvit_flax.training.setup import build_model
 from gcvit_flax.weights.store import load_model, read_folder, save_model
 
-KILLS = int(os.environ.get("KILLS", "2"))
+KILLS = int(os.environ.get("KILLS", "1"))
 STEPS = 10 + 5 * KILLS
 
 

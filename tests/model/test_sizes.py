@@ -1,4 +1,4 @@
-"""Both ways to images of any size, on sizes drawn at random; SIZES sets how many, for `make soak`."""
+"""Both ways to images of any size: two extremes, and for `make soak` as many random sizes as SIZES says."""
 
 import os
 
@@ -13,7 +13,7 @@ from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.model.init import init_params
 from gcvit_flax.weights.store import load_model, save_model
 
-COUNT = int(os.environ.get("SIZES", "1"))
+COUNT = int(os.environ.get("SIZES", "0"))
 _draw = np.random.default_rng(int(os.environ.get("SEED", "0")))
 ANY_SIZE = [(33, 640), *(tuple(map(int, _draw.integers(32, 641, 2))) for _ in range(COUNT))]
 FITTING = [(640, 32), *(tuple(map(int, 32 * _draw.integers(1, 21, 2))) for _ in range(COUNT))]
