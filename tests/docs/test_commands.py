@@ -18,6 +18,7 @@ from PIL import Image
 from small import ROOT
 
 import gcvit_flax
+from gcvit_flax.export import export_model
 from gcvit_flax.weights.convert import convert
 
 README = (ROOT / "README.md").read_text()
@@ -89,4 +90,6 @@ def test_python_of_the_readme(folder, monkeypatch):
     assert len(blocks) == 2
     monkeypatch.chdir(folder)
     exec(blocks[0], {})
+    if not (folder / "exported").exists():  # Where this test runs alone.
+        export_model("runs/finetune/model", "exported", platforms=["cpu"])
     exec(blocks[1], {"images": np.zeros((2, 128, 128, 3), np.float32)})
