@@ -51,7 +51,6 @@ class Predictor:
 
 def apply_in_parts(model: GCViT, variables: dict, images: jax.Array) -> jax.Array:
     """`model.apply` on images (B, H, W, 3), on a CPU on a few at a time, so that their maps stay in its cache."""
-
     batch, height, width, _ = images.shape
     fitting = max(1, _PIXELS_AT_A_TIME // (height * width))
     size = max(n for n in range(1, batch + 1) if batch % n == 0 and n <= fitting)

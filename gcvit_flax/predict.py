@@ -18,6 +18,7 @@ from gcvit_flax.image_files import find_images
 from gcvit_flax.images import decode, normalize
 from gcvit_flax.pictures import check_writable
 from gcvit_flax.scripts import program_name
+from gcvit_flax.weights.classes import best_classes
 
 _WHOLE_AT_A_TIME = 64  # Whole images are of up to five shapes: from more of them, fuller batches of each are made.
 
@@ -174,10 +175,8 @@ def _logits(
 def _best(logits: np.ndarray, names: Sequence[str], top_k: int) -> list[dict[str, Any]]:
     if not np.isfinite(logits).all():
         raise UserError("the model's outputs are not finite: its parameters are damaged, train or convert it again")
-    weights = np.exp(logits - logits.max())
-    probabilities = weights / weights.sum()
-    order = np.argsort(-probabilities, kind="stable")[:top_k]
-    return [{"class": names[i], "index": int(i), "probability": float(probabilities[i])} for i in order]
+    best = best_classes(logits, top_k)
+    return [{"class": names[index], "index": index, "probability": probability} for index, probability in best]
 
 
 if __name__ == "__main__":

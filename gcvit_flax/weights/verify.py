@@ -8,6 +8,7 @@ import numpy as np
 
 from gcvit_flax.errors import UserError
 from gcvit_flax.weights.card import class_names, read_card
+from gcvit_flax.weights.classes import best_classes
 from gcvit_flax.weights.store import load_model
 
 _SHOWN = 10  # Logits printed of each image.
@@ -35,10 +36,8 @@ def verify(folder: str | os.PathLike, inputs: str | os.PathLike) -> str:
     for image, row in enumerate(logits):
         more = " ..." if len(row) > _SHOWN else ""
         lines.append(f"image {image}  logits " + " ".join(f"{value:.6g}" for value in row[:_SHOWN]) + more)
-        probabilities = np.exp(row - row.max())
-        probabilities /= probabilities.sum()
-        for index in np.argsort(-row)[:_TOP]:
-            lines.append(f"  {probabilities[index]:7.2%}  {row[index]:10.6f}  {names[index]}")
+        for index, probability in best_classes(row, _TOP):
+            lines.append(f"  {probability:7.2%}  {row[index]:10.6f}  {names[index]}")
     return "\n".join(lines)
 
 
