@@ -1,7 +1,6 @@
 """Weight files to model folders and back: python convert_keras_weights.py SOURCE DEST; --help says the rest."""
 
-from gcvit_flax.errors import run_cli
-from gcvit_flax.weights.cli import main
+from gcvit_flax.scripts import convert
 
 if __name__ == "__main__":
-    run_cli(main)
+    convert()

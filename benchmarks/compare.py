@@ -18,7 +18,8 @@ from typing import Literal
 
 import tyro
 
-from gcvit_flax.errors import UserError, run_cli
+from gcvit_flax.cli import run_cli
+from gcvit_flax.errors import UserError
 
 # Both sides must fit on one GPU.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

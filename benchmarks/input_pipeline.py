@@ -20,14 +20,14 @@ import numpy as np
 from etils import epath
 
 from benchmarks.ours import start
-from gcvit_flax.errors import run_cli
+from gcvit_flax.cli import run_cli
+from gcvit_flax.data.batches import training_batches
+from gcvit_flax.data.datasets import open_data
 from gcvit_flax.training import steps
-from gcvit_flax.training.cli import parse
-from gcvit_flax.training.config import TrainConfig
-from gcvit_flax.training.data import open_data
-from gcvit_flax.training.pipeline import training_batches
+from gcvit_flax.training.command_line import parse
 from gcvit_flax.training.plan import Plan
-from gcvit_flax.training.report import Report
+from gcvit_flax.training.report.run_log import RunLog
+from gcvit_flax.training.train_config import TrainConfig
 
 INPUT_SECONDS = 8.0
 WARM_UP_BATCHES = 8  # More than are read ahead, so that what is timed is what is produced meanwhile.
@@ -58,7 +58,7 @@ def main() -> None:
         print(f"input alone, {f'{workers} processes' if workers else 'threads'}: {rate:.1f} images/s", flush=True)
 
     with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stdout(io.StringIO()):
-        report = Report(epath.Path(workdir), model, Plan(config, len(data.train)), devices, 0)
+        report = RunLog(epath.Path(workdir), model, Plan(config, len(data.train)), devices, 0)
         with contextlib.closing(report):
             times = _take_turns(Trainer(config, model, devices, state, report), batches(config.workers))
     alone, ready, real = (statistics.median(seconds) for seconds in times)
@@ -96,7 +96,7 @@ class Trainer:
     model: object
     devices: list
     state: steps.TrainState
-    report: Report
+    report: RunLog
     steps: int = 1  # In a turn.
 
     def __post_init__(self):

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.ours import CLASSES, training_config
 from gcvit_flax.errors import UserError
-from gcvit_flax.training.timing import peak_memory
+from gcvit_flax.training.report.timing import peak_memory
 
 _INSTALL = "pip install tensorflow-cpu==2.21.0 keras==3.15.1 && pip install --no-deps gcvit==1.1.6"
 _NAMES = {"gcvit_xxtiny": "GCViTXXTiny", "gcvit_xtiny": "GCViTXTiny", "gcvit_tiny": "GCViTTiny"}

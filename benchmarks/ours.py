@@ -11,12 +11,12 @@ from gcvit_flax.devices import choose_devices, simulate_devices
 from gcvit_flax.inference import Predictor
 from gcvit_flax.model.gcvit import GCViT, create_model
 from gcvit_flax.model.init import init_params
-from gcvit_flax.training.config import TrainConfig
-from gcvit_flax.training.plan import settle
+from gcvit_flax.training.plan import resolve_defaults
 from gcvit_flax.training.presets import PRESETS
-from gcvit_flax.training.setup import build_model, first_params
-from gcvit_flax.training.steps import TrainState, make_train_step, replicate, shard, start_state
-from gcvit_flax.training.timing import peak_memory
+from gcvit_flax.training.report.timing import peak_memory
+from gcvit_flax.training.setup import build_model, initial_params
+from gcvit_flax.training.steps import TrainState, create_train_state, make_train_step, replicate, shard
+from gcvit_flax.training.train_config import TrainConfig
 
 CLASSES = 1000
 _MATRIX_SIDE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
@@ -27,9 +27,9 @@ def start(config: TrainConfig, class_names: tuple[str, ...]) -> tuple[TrainConfi
     """What the trainer has before its first step: settled options, model, devices, and the state on all of them."""
     simulate_devices(config.devices)
     model = build_model(config, class_names)
-    config = settle(config, model.config)
+    config = resolve_defaults(config, model.config)
     devices = choose_devices(config.batch_size, config.devices)
-    return config, model, devices, replicate(start_state(model, first_params(config, model), config), devices)
+    return config, model, devices, replicate(create_train_state(model, initial_params(config, model), config), devices)
 
 
 def training_config(options) -> TrainConfig:

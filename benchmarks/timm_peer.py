@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.ours import CLASSES, training_config
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.errors import UserError
-from gcvit_flax.training.timing import peak_memory
+from gcvit_flax.training.report.timing import peak_memory
 from gcvit_flax.variants import VARIANTS
 
 _INSTALL = "pip install torch==2.13.0 && pip install --no-deps torchvision==0.28.0 && pip install timm==1.0.31"

@@ -15,8 +15,8 @@ import optax
 from PIL import Image, ImageDraw
 
 import gcvit_flax
-from gcvit_flax.errors import run_cli
-from gcvit_flax.images import normalize
+from gcvit_flax.cli import run_cli
+from gcvit_flax.data.preprocess import normalize
 
 CLASSES = ("ground", "disc", "square", "triangle")
 SIZE = (64, 96)  # Not square, and not whole windows: the backbone pads.

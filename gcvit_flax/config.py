@@ -92,8 +92,7 @@ class GCViTConfig:
             raise UserError(
                 f"mlp_ratio must be positive and num_classes at least 0, got {self.mlp_ratio} and {self.num_classes}"
             )
-        if self.relative_position_bias != "gathered":  # `fold_for_inference` alone sets it.
-            check_choice("relative_position_bias", self.relative_position_bias, ("per_head", "flattened"))
+        check_choice("relative_position_bias", self.relative_position_bias, ("per_head", "flattened"))
         check_choice("query_pool_padding", self.query_pool_padding, ("-inf", "zero"))
         _ = self.query_stages
 

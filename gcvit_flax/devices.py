@@ -68,7 +68,7 @@ def choose_devices(batch_size: int, count: int | None = None, unit: int = 1) -> 
     return devices
 
 
-def keep_compiled_programs() -> None:
+def enable_compilation_cache() -> None:
     """Turns on JAX's persistent compilation cache, in JAX_COMPILATION_CACHE_DIR or ~/.cache/gcvit_flax.
 
     Where nothing can be written there, a warning says so and every program is compiled anew.

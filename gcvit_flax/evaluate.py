@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gcvit_flax import scripts
+from gcvit_flax.cli import program_name, run_cli
 from gcvit_flax.errors import UserError
-from gcvit_flax.pictures import check_writable
+from gcvit_flax.visualize.png import check_writable
 from gcvit_flax.weights.classes import imagenet_classes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses, evaluates and prints; top-1 and top-5 are exact over the whole split."""
-    parser = argparse.ArgumentParser(prog=scripts.program_name("python -m gcvit_flax.evaluate"), description=__doc__)
+    parser = argparse.ArgumentParser(prog=program_name("python -m gcvit_flax.evaluate"), description=__doc__)
     parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
     parser.add_argument("--data", required=True, help="digits, folder:PATH or tfds:NAME")
     parser.add_argument("--split", help="part to evaluate on (default: val, else test, else the held-out fraction)")
@@ -68,24 +68,24 @@ def evaluate(
       UserError: (a ValueError) a folder or data that cannot be opened, classes that do not fit the model's, a model
         whose outputs are not finite, or a picture that cannot be written.
     """
-    from gcvit_flax.devices import choose_devices, keep_compiled_programs, simulate_devices
-    from gcvit_flax.training.data import open_data
+    from gcvit_flax.data.datasets import open_data
+    from gcvit_flax.devices import choose_devices, enable_compilation_cache, simulate_devices
     from gcvit_flax.training.evaluation import run_evaluation
     from gcvit_flax.training.steps import make_eval_step, replicate
-    from gcvit_flax.weights.card import class_names, read_card
-    from gcvit_flax.weights.store import load_model
+    from gcvit_flax.weights.folder_config import class_names, read_folder_config
+    from gcvit_flax.weights.model_folder import load_model
 
-    keep_compiled_programs()
+    enable_compilation_cache()
     simulate_devices(devices)
     chosen = choose_devices(batch_size, devices)
     if confusion is not None:
         check_writable(confusion)  # Before the work.
-    card = read_card(model_dir)
+    folder_config = read_folder_config(model_dir)
     if val_fraction is None:  # Not another one: it could be images that the model was trained on.
-        val_fraction = (card["provenance"] or {}).get("val_fraction", 0.1)
+        val_fraction = (folder_config["provenance"] or {}).get("val_fraction", 0.1)
     data = open_data(data_spec, val_fraction, split)
     model, variables = load_model(model_dir)
-    _check_classes(data.class_names, card["class_names"], model.config.num_classes)
+    _check_classes(data.class_names, folder_config["class_names"], model.config.num_classes)
     source, preprocessing = data.validation, model.preprocessing
     step = make_eval_step(model, chosen, confusion=confusion is not None)
     params = replicate(variables["params"], chosen)
@@ -96,9 +96,9 @@ def evaluate(
     results["skipped"] = len(source) - results["count"]
     results["preprocessing"] = dataclasses.asdict(preprocessing)
     if counts is not None:
-        from gcvit_flax.confusion import draw_confusion
+        from gcvit_flax.visualize.confusion import draw_confusion
 
-        names = [*data.class_names, *class_names(card)[len(data.class_names) :]]
+        names = [*data.class_names, *class_names(folder_config)[len(data.class_names) :]]
         draw_confusion(counts, names, f"top-1 {results['top1']:.2%} of {results['count']:,} images", confusion)
         results["classes"] = _by_class(counts, data.class_names)
     return results
@@ -144,4 +144,4 @@ def _describe(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    scripts.evaluate()
+    run_cli(main)

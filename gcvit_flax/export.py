@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import gcvit_flax
+from gcvit_flax.cli import program_name, run_cli
 from gcvit_flax.config import check_choice
-from gcvit_flax.errors import UserError, run_cli
-from gcvit_flax.model.fold import fold_for_inference
+from gcvit_flax.errors import UserError
+from gcvit_flax.model.fuse import fuse_parameters
 from gcvit_flax.model.gcvit import GCViT
-from gcvit_flax.scripts import program_name
-from gcvit_flax.weights.card import CARD_NAME, card_text, read_card
-from gcvit_flax.weights.store import load_model
+from gcvit_flax.weights.folder_config import FOLDER_CONFIG_NAME, folder_config_text, read_folder_config
+from gcvit_flax.weights.model_folder import load_model
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _FORMAT = "gcvit_flax export"
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parses, exports and says what was written and how it was checked."""
     parser = argparse.ArgumentParser(prog=program_name("python -m gcvit_flax.export"), description=__doc__)
     parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
-    parser.add_argument("out", metavar="OUT", help=f"the folder to write {_FILE} and {CARD_NAME} into")
+    parser.add_argument("out", metavar="OUT", help=f"the folder to write {_FILE} and {FOLDER_CONFIG_NAME} into")
     parser.add_argument("--batch", default=_DYNAMIC, help="images a call: a number, or dynamic (default) for any")
     parser.add_argument(
         "--platforms", default="cpu,cuda,tpu", help=f"of {', '.join(PLATFORMS)}, with commas (default: cpu,cuda,tpu)"
@@ -97,14 +97,16 @@ def export_model(
         check_choice("a platform", name, PLATFORMS)
     check_choice("dtype", dtype, tuple(_TOLERANCES))
     _check_out(out)
-    card = read_card(model_dir)
+    folder_config = read_folder_config(model_dir)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         model, variables = load_model(model_dir, dtype=jnp.dtype(dtype))
         with _replacing(out) as fresh:
             exported = _export(model, variables, batch, platforms)
             program = exported.serialize()
             (fresh / _FILE).write_bytes(program)
-            (fresh / CARD_NAME).write_text(card_text(_describe(card, model, exported, dtype)))
+            (fresh / FOLDER_CONFIG_NAME).write_text(
+                folder_config_text(_describe(folder_config, model, exported, dtype))
+            )
             checked = _check(fresh / _FILE, model, variables, batch, dtype) if "cpu" in platforms else _UNCHECKED
     what = f"{dtype}, batch {batch or _DYNAMIC}, for {', '.join(exported.platforms)}"
     return f"{out / _FILE}: {len(program):,} bytes, {what}\n{checked}"
@@ -113,7 +115,7 @@ def export_model(
 def _check_out(out: Path) -> None:
     """Raises UserError unless `out` is free or holds an earlier export."""
     try:
-        replaceable = not out.exists() or json.loads((out / CARD_NAME).read_text()).get("format") == _FORMAT
+        replaceable = not out.exists() or json.loads((out / FOLDER_CONFIG_NAME).read_text()).get("format") == _FORMAT
     except (OSError, ValueError, AttributeError):
         replaceable = False
     if not replaceable:
@@ -138,13 +140,13 @@ def _replacing(out: Path) -> Iterator[Path]:
 
 def _export(model: GCViT, variables: dict, batch: int | None, platforms: Sequence[str]) -> jax.export.Exported:
     """The folded model as a `jax.export.Exported` function of images alone."""
-    folded, constants = fold_for_inference(model, variables)
+    folded, constants = fuse_parameters(model, variables)
     shape = jax.export.symbolic_shape("{}, {}, {}, 3".format(batch or "batch", *model.preprocessing.image_size))
     function = jax.jit(lambda images: folded.apply(constants, images))
     return jax.export.export(function, platforms=platforms)(jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
-def _describe(card: dict[str, Any], model: GCViT, exported: jax.export.Exported, dtype: str) -> dict[str, Any]:
+def _describe(folder_config: dict[str, Any], model: GCViT, exported: jax.export.Exported, dtype: str) -> dict[str, Any]:
     """What config.json says: all that a program needs to use the file without this package."""
 
     def array(name, aval):
@@ -165,11 +167,11 @@ def _describe(card: dict[str, Any], model: GCViT, exported: jax.export.Exported,
         "output": array("logits" if model.config.num_classes else "features", exported.out_avals[0]),
         "compute_dtype": dtype,
         "preprocessing": dataclasses.asdict(model.preprocessing),
-        "class_names": card["class_names"],
-        "variant": card["variant"],
-        "reference": card["reference"],
-        "parameter_count": card["parameter_count"],
-        "weights_licence": card["weights_licence"],
+        "class_names": folder_config["class_names"],
+        "variant": folder_config["variant"],
+        "reference": folder_config["reference"],
+        "parameter_count": folder_config["parameter_count"],
+        "weights_licence": folder_config["weights_licence"],
     }
 
 

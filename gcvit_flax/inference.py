@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from einops import rearrange
 
-from gcvit_flax.model.fold import fold_for_inference
+from gcvit_flax.model.fuse import fuse_parameters
 from gcvit_flax.model.gcvit import GCViT
 
 _PIXELS_AT_A_TIME = 2 * 224 * 224
@@ -14,14 +14,14 @@ _AXIS = "batch"
 class Predictor:
     """Compiled inference: normalised images (B, H, W, 3), as `preprocess` gives them, to float32 logits (B, classes).
 
-    The parameters are folded (`fold_for_inference`), and a batch is spread over as many local devices as divide it,
+    The parameters are folded (`fuse_parameters`), and a batch is spread over as many local devices as divide it,
     each with a copy of them; one program is compiled for each shape. On a CPU, call `simulate_devices` first: with a
     device for each of two cores, images in pairs and folded parameters, gcvit_xxtiny takes 348 ms for eight images, and
     457 ms otherwise.
     """
 
     def __init__(self, model: GCViT, variables: dict):
-        self._model, self._variables = fold_for_inference(model, variables)
+        self._model, self._variables = fuse_parameters(model, variables)
         self.programs = {}  # By the shape of the images.
         self._copies = {}  # Of the variables, by the mesh of devices that hold one.
 

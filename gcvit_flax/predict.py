@@ -11,13 +11,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from gcvit_flax.cli import program_name, run_cli
 from gcvit_flax.config import Preprocessing
-from gcvit_flax.crops import evaluation_crop, whole_image
-from gcvit_flax.errors import UserError, run_cli
-from gcvit_flax.image_files import find_images
-from gcvit_flax.images import decode, normalize
-from gcvit_flax.pictures import check_writable
-from gcvit_flax.scripts import program_name
+from gcvit_flax.data.crops import evaluation_crop, whole_image
+from gcvit_flax.data.decode import decode
+from gcvit_flax.data.image_files import find_images
+from gcvit_flax.data.preprocess import normalize
+from gcvit_flax.errors import UserError
+from gcvit_flax.visualize.png import check_writable
 from gcvit_flax.weights.classes import best_classes
 
 _WHOLE_AT_A_TIME = 64  # Whole images are of up to five shapes: from more of them, fuller batches of each are made.
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
             bar.update()
     if options.heatmap and not failures:
-        from gcvit_flax.heatmap import draw_heat_map
+        from gcvit_flax.visualize.grad_cam import draw_heat_map
 
         draw_heat_map(model, variables, paths[0], options.heatmap, options.whole)
     return 1 if failures else 0
@@ -96,16 +97,16 @@ def open_classifier(model_dir: str, whole: bool = False):
     Raises:
       UserError: (a ValueError) a folder that is not a model with a head.
     """
-    from gcvit_flax.devices import keep_compiled_programs, simulate_devices
-    from gcvit_flax.weights.card import class_names, read_card
-    from gcvit_flax.weights.store import load_model
+    from gcvit_flax.devices import enable_compilation_cache, simulate_devices
+    from gcvit_flax.weights.folder_config import class_names, read_folder_config
+    from gcvit_flax.weights.model_folder import load_model
 
     simulate_devices()
-    keep_compiled_programs()
+    enable_compilation_cache()
     model, variables = load_model(model_dir, pad_to_windows=whole or None)
     if not model.config.num_classes:
         raise UserError(f"{model_dir} has no classifier head (num_classes is 0): predict needs a model with classes")
-    return model, variables, class_names(read_card(model_dir))
+    return model, variables, class_names(read_folder_config(model_dir))
 
 
 def predict(

@@ -1,28 +1,21 @@
-"""The console scripts, gcvit-train and its like: each is one of the package's programs by a name of its own."""
+"""The console scripts, gcvit-train and its like: each is one of the package's programs by a name of its own.
 
-import sys
-from collections.abc import Callable
-from pathlib import Path
+A program is imported when it is called, so that none waits for what the others import.
+"""
 
-from gcvit_flax.errors import UserError, run_cli
-
-_TRAINING_LIBRARIES = ("optax", "grain", "tensorflow_datasets", "array_record", "tyro", "tensorboardX")
+from gcvit_flax.cli import run_cli
 
 
 def train() -> None:
     """gcvit-train: train.py."""
+    from gcvit_flax.train import main
 
-    def import_and_train():
-        from gcvit_flax.training.cli import main
-
-        main()
-
-    run_cli(_with_extras(import_and_train))
+    run_cli(main)
 
 
 def convert() -> None:
     """gcvit-convert: convert_keras_weights.py."""
-    from gcvit_flax.weights.cli import main
+    from gcvit_flax.convert_weights import main
 
     run_cli(main)
 
@@ -38,7 +31,7 @@ def evaluate() -> None:
     """gcvit-evaluate: python -m gcvit_flax.evaluate."""
     from gcvit_flax.evaluate import main
 
-    run_cli(_with_extras(main))
+    run_cli(main)
 
 
 def export() -> None:
@@ -53,23 +46,3 @@ def attention_maps() -> None:
     from gcvit_flax.attention_maps import main
 
     run_cli(main)
-
-
-def program_name(otherwise: str) -> str:
-    """What usage and help call the running program: the console script's name, or `otherwise`."""
-    name = Path(sys.argv[0]).name.removesuffix(".exe")
-    return name if name.startswith("gcvit-") else otherwise
-
-
-def _with_extras(main: Callable[[], int | None]) -> Callable[[], int | None]:
-    """`main`, with one sentence where a library of the extra [train] is missing."""
-
-    def checked():
-        try:
-            return main()
-        except ModuleNotFoundError as error:
-            if error.name not in _TRAINING_LIBRARIES:
-                raise
-            raise UserError(f'{error.name} is not installed: pip install ".[train]" brings it') from error
-
-    return checked

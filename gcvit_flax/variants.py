@@ -89,8 +89,6 @@ def resolve_config(
     unknown = sorted(set(fields) - set(known))
     if unknown:
         raise UserError(f"unknown field {', '.join(unknown)}: a GCViTConfig has {', '.join(known)}")
-    if "relative_position_bias" in fields:
-        check_choice("relative_position_bias", fields["relative_position_bias"], ("per_head", "flattened"))
     if reference is not None:
         check_choice("reference", reference, tuple(REFERENCES))
         bias, padding = REFERENCES[reference]

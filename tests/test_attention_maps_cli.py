@@ -10,15 +10,16 @@ import skimage.data
 from PIL import Image
 from small import TINY
 
-from gcvit_flax import attention_maps, attention_picture
-from gcvit_flax.attention_maps import attention_map
+from gcvit_flax import attention_maps
+from gcvit_flax.cli import run_cli
 from gcvit_flax.config import Preprocessing
-from gcvit_flax.errors import run_cli
-from gcvit_flax.images import preprocess
+from gcvit_flax.data.preprocess import preprocess
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.model.init import init_params
-from gcvit_flax.pictures import overlay
-from gcvit_flax.weights.store import save_model
+from gcvit_flax.visualize import attention_figures
+from gcvit_flax.visualize.attention_weights import attention_map
+from gcvit_flax.visualize.overlay import overlay
+from gcvit_flax.weights.model_folder import save_model
 
 MODEL = GCViT(TINY, Preprocessing((32, 32)))  # It sees the middle of an image.
 
@@ -86,9 +87,9 @@ ALL_BLOCKS = ((0, "0 (local)"), (0, "1 (global)"), (1, "0 (local)"), (2, "0 (loc
     ],
 )
 def test_several_maps_are_titled_panels(command, monkeypatch, arguments, titles):
-    figures, write = [], attention_picture.write_figure
+    figures, write = [], attention_figures.write_figure
     monkeypatch.setattr(
-        attention_picture, "write_figure", lambda path, figure: figures.append(figure) or write(path, figure)
+        attention_figures, "write_figure", lambda path, figure: figures.append(figure) or write(path, figure)
     )
     assert command(f"model {arguments}")[0] == 0
     drawn = [axes.get_title().split("\n")[0] for axes in figures[0].axes]

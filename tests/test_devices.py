@@ -4,7 +4,7 @@ import jax
 import pytest
 from small import full_disk
 
-from gcvit_flax.devices import choose_devices, keep_compiled_programs
+from gcvit_flax.devices import choose_devices, enable_compilation_cache
 
 
 @pytest.fixture(autouse=True)
@@ -25,13 +25,13 @@ def test_a_batch_takes_the_devices_that_divide_it():
 
 def test_compiled_programs_are_kept_where_that_is_possible(tmp_path, caplog):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "new" / "cache"))
-    keep_compiled_programs()
+    enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "new" / "cache") and not caplog.records
 
     (tmp_path / "file").touch()
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
-        keep_compiled_programs()
+        enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir is None
     assert "compiled programs cannot be kept" in caplog.text
 
@@ -39,7 +39,7 @@ def test_compiled_programs_are_kept_where_that_is_possible(tmp_path, caplog):
 def test_a_full_disk_keeps_nothing(tmp_path, caplog):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     with caplog.at_level(logging.WARNING), full_disk():
-        keep_compiled_programs()
+        enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir is None
     assert "compiled programs cannot be kept" in caplog.text
 
@@ -47,5 +47,5 @@ def test_a_full_disk_keeps_nothing(tmp_path, caplog):
 def test_without_a_choice_they_are_kept_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     jax.config.update("jax_compilation_cache_dir", None)
-    keep_compiled_programs()
+    enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / ".cache" / "gcvit_flax")

@@ -10,9 +10,10 @@ from PIL import Image
 from small import TINY
 
 import gcvit_flax
-from gcvit_flax import confusion, devices, evaluate
+from gcvit_flax import devices, evaluate
 from gcvit_flax.errors import UserError
 from gcvit_flax.training import evaluation
+from gcvit_flax.visualize import confusion
 from gcvit_flax.weights.classes import imagenet_classes
 
 CLASSES = ("blue_things", "green_things", "red_things")
@@ -30,7 +31,7 @@ def model_dir(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_lasting_settings(monkeypatch):
-    monkeypatch.setattr(devices, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(devices, "enable_compilation_cache", lambda: None)
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_nothing_readable_is_an_error(damaged):
 
 
 def evaluate_source(root):
-    from gcvit_flax.training.data import open_data
+    from gcvit_flax.data.datasets import open_data
 
     return open_data(f"folder:{root}", split="val").validation
 

@@ -5,7 +5,7 @@ import pytest
 from small import ROOT, SMALL
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MICRO = ROOT / "tests" / "data" / "weights" / "micro.keras302.keras"
+MICRO = ROOT / "tests" / "fixtures" / "micro.keras302.keras"
 
 
 @pytest.fixture

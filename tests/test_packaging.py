@@ -78,7 +78,7 @@ def test_help_has_the_name_that_was_typed(name, monkeypatch, capsys):
 
 def test_a_missing_extra_is_named(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gcvit-train"])
-    monkeypatch.delitem(sys.modules, "gcvit_flax.training.cli", raising=False)
+    monkeypatch.delitem(sys.modules, "gcvit_flax.train", raising=False)
     monkeypatch.setitem(sys.modules, "tyro", None)
     with pytest.raises(SystemExit) as stop:
         scripts.train()

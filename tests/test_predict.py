@@ -11,8 +11,11 @@ from PIL import Image
 from small import TINY
 
 import gcvit_flax
-from gcvit_flax import crops, images, inference
-from gcvit_flax.image_files import find_images
+from gcvit_flax import inference
+from gcvit_flax.data import crops
+from gcvit_flax.data.decode import decode
+from gcvit_flax.data.image_files import find_images
+from gcvit_flax.data.preprocess import normalize
 from gcvit_flax.predict import main, predict
 
 
@@ -100,9 +103,9 @@ def test_whole_images_of_any_size_compile_a_program_a_shape(model_dir, capsys, m
     assert list(results) == paths
     assert {shape[0] for shape in made[0].programs} == {2} and len(made[0].programs) == 3
     for path in paths[:4]:  # Alone, as in company.
-        image = images.decode(path)
+        image = decode(path)
         shown = crops.whole_image(image, model.preprocessing)
-        pair = np.stack([images.normalize(crops.evaluation_crop(image, shown), shown)] * 2)
+        pair = np.stack([normalize(crops.evaluation_crop(image, shown), shown)] * 2)
         probabilities = jax.nn.softmax(made[0](pair)[0])
         assert {entry["index"]: entry["probability"] for entry in results[path]} == pytest.approx(
             dict(enumerate(map(float, probabilities))), abs=1e-5

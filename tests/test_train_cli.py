@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from small import TRAIN, read_metrics
 
-from gcvit_flax.errors import run_cli
-from gcvit_flax.training import cli
+from gcvit_flax import train
+from gcvit_flax.cli import run_cli
 
 
 def test_from_photos_to_predictions(run_command, finetune, photos, tmp_path):
@@ -101,7 +101,7 @@ def test_bad_input_is_one_sentence(finetune, photos, tmp_path, monkeypatch, caps
         if "--image-size" in arguments:  # Without a window size of its own.
             command = ["finetune", "--data", f"folder:{photos}", *arguments, "--no-resume"]
         with pytest.raises(SystemExit) as stop:
-            run_cli(functools.partial(cli.main, command))
+            run_cli(functools.partial(train.main, command))
         errors = capsys.readouterr().err
         assert stop.value.code == status, arguments
         assert expected in errors, (arguments, errors)

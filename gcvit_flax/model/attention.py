@@ -1,7 +1,7 @@
 """Window attention with a relative position bias, local or by the global query (paper, section 3.2, figure 3)."""
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -10,10 +10,12 @@ import numpy as np
 from einops import rearrange
 
 from gcvit_flax.config import Size
-from gcvit_flax.model.kernels import reference
-from gcvit_flax.model.kernels.attention import windowed_attention
-from gcvit_flax.model.numerics import Dense, normal_init
-from gcvit_flax.model.remat import keep
+from gcvit_flax.model.kernels import plain
+from gcvit_flax.model.kernels.windowed_attention import windowed_attention
+from gcvit_flax.model.layers import Dense, normal_init
+from gcvit_flax.model.rematerialize import save_for_backward
+
+BiasLayout = Literal["per_head", "flattened", "expanded"]
 
 
 @functools.lru_cache(maxsize=64)
@@ -44,16 +46,17 @@ class WindowAttention(nn.Module):
 
     Without `query` it is local: q, k and v come from the window. With `query` (B, T, C) it is global: the query is
     split into heads without a projection and shared by all windows of the same image (paper, section 3.2).
+    `relative_position_bias` "expanded" has a bias (h, T, T) as its parameter instead of a table.
     """
 
     num_heads: int
     window: Size
-    qkv_bias: bool = True
-    qk_scale: float | None = None
-    relative_position_bias: str = "per_head"
-    attention_dropout_rate: float = 0.0
-    dropout_rate: float = 0.0
-    dtype: Any = jnp.float32
+    qkv_bias: bool
+    qk_scale: float | None
+    relative_position_bias: BiasLayout
+    attention_dropout_rate: float
+    dropout_rate: float
+    dtype: Any
 
     @nn.compact
     def __call__(
@@ -64,18 +67,19 @@ class WindowAttention(nn.Module):
 
         parts = 3 if query is None else 2
         x = Dense(parts * channels, use_bias=self.qkv_bias, dtype=self.dtype, name="qkv")(x)
-        *q, k, v = keep(rearrange(x, "B n T (parts h d) -> parts B n h T d", parts=parts, h=self.num_heads))
+        *q, k, v = rearrange(x, "B n T (parts h d) -> parts B n h T d", parts=parts, h=self.num_heads)
         q = q[0] if query is None else rearrange(query, "B T (h d) -> B h T d", h=self.num_heads)
 
         scale = head_dim**-0.5 if self.qk_scale is None else self.qk_scale
         q = q * jnp.asarray(scale, self.dtype)
         bias = self._bias()
-        # For those who ask to see it, since the kernel does not keep it; `init` asks for everything.
+        # For callers that ask to see the logits, which the kernel does not return; `init` asks for everything.
         if self.is_mutable_collection("attention") and not self.is_initializing():
-            self.sow("attention", "logits", reference.attention_logits(q, k, bias, key_mask))
+            self.sow("attention", "logits", plain.attention_logits(q, k, bias, key_mask))
         if train and self.attention_dropout_rate:
             dropout = nn.Dropout(self.attention_dropout_rate, deterministic=False)
-            x = reference.windowed_attention(q, k, v, bias, key_mask, dropout)
+            q, k, v = save_for_backward((q, k, v))
+            x = plain.windowed_attention(q, k, v, bias, key_mask, dropout)
         else:
             x = windowed_attention(q, k, v, bias, key_mask)
         x = rearrange(x, "B n h T d -> B n T (h d)")
@@ -83,9 +87,9 @@ class WindowAttention(nn.Module):
         return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
 
     def _bias(self) -> jax.Array:
-        """What is added to the logits, (h or 1, T, T): from the table, or as `fold_for_inference` has gathered it."""
+        """What is added to the logits, (h or 1, T, T)."""
         tokens = self.window[0] * self.window[1]
-        if self.relative_position_bias == "gathered":
+        if self.relative_position_bias == "expanded":
             return self.param("relative_position_bias", normal_init, (self.num_heads, tokens, tokens))
         rows = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
         table = self.param("relative_position_bias_table", normal_init, (rows, self.num_heads))

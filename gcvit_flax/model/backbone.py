@@ -8,7 +8,7 @@ from flax.traverse_util import path_aware_map
 from gcvit_flax.config import NUM_LEVELS
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
-from gcvit_flax.model.numerics import LayerNorm
+from gcvit_flax.model.layers import LayerNorm
 
 
 class Backbone(nn.Module):

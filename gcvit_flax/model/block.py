@@ -7,10 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gcvit_flax.model.attention import WindowAttention
+from gcvit_flax.config import Size
+from gcvit_flax.model.attention import BiasLayout, WindowAttention
 from gcvit_flax.model.kernels.pointwise import gelu
-from gcvit_flax.model.numerics import Dense, LayerNorm
-from gcvit_flax.model.remat import keep
+from gcvit_flax.model.layers import Dense, LayerNorm
+from gcvit_flax.model.rematerialize import save_for_backward
 
 
 def drop_path_scales(key: jax.Array, rates: Sequence[float], example_index: jax.Array) -> jax.Array:
@@ -19,11 +20,11 @@ def drop_path_scales(key: jax.Array, rates: Sequence[float], example_index: jax.
     Drawn at once from `key` and each example's index (B,) in the global batch, so that the draw does not depend on
     how the batch is spread over devices. `rates` are the blocks' probabilities of dropping a branch.
     """
-    rates = jnp.asarray(rates)[:, None]
+    drop_rates = jnp.asarray(rates)[:, None]
 
-    def one_example(index):
-        kept = jax.random.uniform(jax.random.fold_in(key, index), (len(rates), 2)) >= rates
-        return kept / (1 - rates)
+    def one_example(index: jax.Array) -> jax.Array:
+        kept = jax.random.uniform(jax.random.fold_in(key, index), (len(drop_rates), 2)) >= drop_rates
+        return kept / (1 - drop_rates)
 
     return jax.vmap(one_example, out_axes=-1)(example_index)
 
@@ -32,13 +33,13 @@ class Mlp(nn.Module):
     """Dense, exact GELU, Dense on the last axis: (..., C) -> (..., C), `hidden` wide in between."""
 
     hidden: int
-    dropout_rate: float = 0.0
-    dtype: Any = jnp.float32
+    dropout_rate: float
+    dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         channels = x.shape[-1]
-        x = gelu(keep(Dense(self.hidden, dtype=self.dtype, name="fc1")(x)))
+        x = gelu(Dense(self.hidden, dtype=self.dtype, name="fc1")(x))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         x = Dense(channels, dtype=self.dtype, name="fc2")(x)
         return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
@@ -52,15 +53,15 @@ class Block(nn.Module):
     """
 
     num_heads: int
-    window: tuple[int, int]
+    window: Size
     mlp_ratio: float
-    qkv_bias: bool = True
-    qk_scale: float | None = None
-    relative_position_bias: str = "per_head"
-    dropout_rate: float = 0.0
-    attention_dropout_rate: float = 0.0
-    layer_scale: float | None = None
-    dtype: Any = jnp.float32
+    qkv_bias: bool
+    qk_scale: float | None
+    relative_position_bias: BiasLayout
+    dropout_rate: float
+    attention_dropout_rate: float
+    layer_scale: float | None
+    dtype: Any
 
     @nn.compact
     def __call__(
@@ -72,30 +73,30 @@ class Block(nn.Module):
         *,
         train: bool,
     ) -> jax.Array:
-        channels = x.shape[-1]
         attention = WindowAttention(
             self.num_heads,
             self.window,
-            qkv_bias=self.qkv_bias,
-            qk_scale=self.qk_scale,
-            relative_position_bias=self.relative_position_bias,
-            attention_dropout_rate=self.attention_dropout_rate,
-            dropout_rate=self.dropout_rate,
-            dtype=self.dtype,
+            self.qkv_bias,
+            self.qk_scale,
+            self.relative_position_bias,
+            self.attention_dropout_rate,
+            self.dropout_rate,
+            self.dtype,
             name="attn",
         )
-        mlp = Mlp(int(channels * self.mlp_ratio), self.dropout_rate, self.dtype, name="mlp")
+        mlp = Mlp(int(x.shape[-1] * self.mlp_ratio), self.dropout_rate, self.dtype, name="mlp")
 
-        branch = attention(LayerNorm(dtype=self.dtype, name="norm1")(x), query, key_mask, train=train)
-        x = keep(jax.lax.optimization_barrier(x + self._scale(branch, 0, path_scales)))
-        branch = mlp(LayerNorm(dtype=self.dtype, name="norm2")(x), train=train)
-        return jax.lax.optimization_barrier(x + self._scale(branch, 1, path_scales))
+        y = attention(LayerNorm(self.dtype, name="norm1")(x), query, key_mask, train=train)
+        x = self._add_residual(x, y, 0, path_scales)
+        y = mlp(LayerNorm(self.dtype, name="norm2")(x), train=train)
+        return self._add_residual(x, y, 1, path_scales)
 
-    def _scale(self, branch: jax.Array, which: int, path_scales: jax.Array | None) -> jax.Array:
+    def _add_residual(self, x: jax.Array, y: jax.Array, branch: int, path_scales: jax.Array | None) -> jax.Array:
+        """x + path scale * gamma * y: the end of residual branch 0 or 1."""
         if self.layer_scale is not None:
-            branch = keep(branch)
-            init = nn.initializers.constant(self.layer_scale)
-            branch *= self.param(f"gamma{which + 1}", init, branch.shape[-1:]).astype(self.dtype)
+            gamma = self.param(f"gamma{branch + 1}", nn.initializers.constant(self.layer_scale), y.shape[-1:])
+            y = save_for_backward(y) * gamma.astype(self.dtype)  # The gradient of gamma reads y.
         if path_scales is not None:
-            branch *= path_scales[which, :, None, None, None].astype(self.dtype)
-        return branch
+            y *= path_scales[branch, :, None, None, None].astype(self.dtype)
+        # Written to memory once; XLA:CPU would compute the sum again for each of the layers that read it.
+        return jax.lax.optimization_barrier(x + y)

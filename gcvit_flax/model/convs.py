@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from gcvit_flax.model.kernels.convolution import depthwise_conv3x3, strided_conv3x3
 from gcvit_flax.model.kernels.pointwise import gelu
-from gcvit_flax.model.numerics import Dense, LayerNorm, conv_init
-from gcvit_flax.model.remat import keep
+from gcvit_flax.model.layers import Dense, LayerNorm, conv_init
+from gcvit_flax.model.rematerialize import save_for_backward
 
 # A convolution's bias is drawn as its kernel is, +-1/sqrt(fan in); the stem's is the only one.
 STEM_BIAS_BOUND = (3 * 3 * 3) ** -0.5
@@ -35,7 +35,7 @@ class StridedConv(nn.Module):
         x = strided_conv3x3(x, kernel.astype(self.dtype))
         if self.use_bias:
             x += self.param("bias", _stem_bias_init, (self.features,)).astype(self.dtype)
-        return keep(x)
+        return x
 
 
 class DepthwiseConv(nn.Module):
@@ -60,7 +60,7 @@ class SqueezeAndExcitation(nn.Module):
         gate = x.mean((1, 2), dtype=jnp.float32).astype(self.dtype)  # (B, C)
         gate = gelu(Dense(channels // 4, use_bias=False, dtype=self.dtype, name="fc1")(gate))
         gate = jax.nn.sigmoid(Dense(channels, use_bias=False, dtype=self.dtype, name="fc2")(gate))
-        return x * keep(gate)[:, None, None]
+        return x * save_for_backward(gate)[:, None, None]  # A mean over the whole map is dear to compute again.
 
 
 class MBConv(nn.Module):
@@ -70,10 +70,10 @@ class MBConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = gelu(keep(DepthwiseConv(self.dtype, name="depthwise")(x)))
+        y = gelu(DepthwiseConv(self.dtype, name="depthwise")(x))
         y = SqueezeAndExcitation(self.dtype, name="se")(y)
         pointwise = nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, kernel_init=conv_init, name="pointwise")
-        return keep(x + pointwise(y))
+        return x + pointwise(y)
 
 
 class ReduceSize(nn.Module):

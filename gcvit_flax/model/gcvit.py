@@ -4,7 +4,6 @@ Axes, everywhere: B batch, H W map, C channels, wh ww window, n windows per imag
 h heads, d channels per head.
 """
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -14,11 +13,11 @@ import numpy as np
 
 from gcvit_flax.config import MIN_IMAGE_SIDE, GCViTConfig, Preprocessing, Size
 from gcvit_flax.errors import UserError
-from gcvit_flax.model import remat
 from gcvit_flax.model.block import Block, drop_path_scales
 from gcvit_flax.model.convs import PatchEmbed, ReduceSize
-from gcvit_flax.model.numerics import Dense, LayerNorm
-from gcvit_flax.model.query import GlobalQueryGenerator
+from gcvit_flax.model.global_query import GlobalQueryGenerator
+from gcvit_flax.model.layers import Dense, LayerNorm
+from gcvit_flax.model.rematerialize import rematerialization_policy, rematerialize
 from gcvit_flax.model.windows import merge, pad, padded_grid, partition
 from gcvit_flax.variants import default_preprocessing, resolve_config, variant_name
 
@@ -27,10 +26,11 @@ class GCViT(nn.Module):
     """Images (B, H, W, 3), normalised as `preprocessing` says, to float32 logits (B, num_classes).
 
     Parameters are float32; `dtype` is what the layers compute in, with statistics, softmax and logits in float32.
-    The backward pass has products and convolutions from memory and computes norms and GELUs again; with `remat` it
-    has the inputs of the stem, of each block and of each downsample alone. In training, pass
-    `rngs={"dropout": key}` and, for drop path that does not depend on the sharding, a "drop_path" key shared by all
-    devices and `example_index` (B,), each example's place in the global batch.
+    The backward pass stores the outputs of matrix products and convolutions and recomputes norms and GELUs; with
+    `remat` it stores only the inputs of the stem, of each block and of each downsample. `fused` networks take the
+    parameters that `fuse_parameters` makes. In training, pass `rngs={"dropout": key}` and, for drop path that does not
+    depend on the sharding, a "drop_path" key shared by all devices and `example_index` (B,), each example's place in
+    the global batch.
 
     Raises:
       UserError: (a ValueError) images whose shape does not fit the windows.
@@ -40,12 +40,13 @@ class GCViT(nn.Module):
     preprocessing: Preprocessing = Preprocessing()
     dtype: Any = jnp.float32
     remat: bool = False
+    fused: bool = False
 
-    def setup(self):
+    def setup(self) -> None:
         config = self.config
         self.patch_embed = PatchEmbed(config.embed_dim, self.dtype)
         self.pos_drop = nn.Dropout(config.dropout_rate)
-        self.levels = [Level(config, level, self.dtype, self.remat) for level in range(len(config.depths))]
+        self.levels = [Level(config, level, self.dtype, self.remat, self.fused) for level in range(len(config.depths))]
         self.norm = LayerNorm(dtype=jnp.float32)
         if config.num_classes:
             self.head = Dense(config.num_classes, dtype=jnp.float32)
@@ -80,8 +81,8 @@ class GCViT(nn.Module):
         """
         _check_images(images, self.config)
         path_scales = self._path_scales(images.shape[0], example_index) if train else [None] * len(self.levels)
-        recompute = train or self.remat
-        x = remat.call(self.patch_embed, images.astype(self.dtype), enabled=recompute, everything=self.remat)
+        policy = rematerialization_policy(train=train, remat=self.remat)
+        x = rematerialize(self.patch_embed, images.astype(self.dtype), policy=policy)
         x = self.pos_drop(x, deterministic=not train or frozen_stages >= 0)
         maps = []
         for index, (level, scales) in enumerate(zip(self.levels, path_scales, strict=True)):
@@ -113,8 +114,9 @@ class Level(nn.Module):
 
     config: GCViTConfig
     level: int
-    dtype: Any = jnp.float32
-    remat: bool = False
+    dtype: Any
+    remat: bool
+    fused: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, path_scales: jax.Array | None, *, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -123,20 +125,20 @@ class Level(nn.Module):
         generator = GlobalQueryGenerator(
             config.query_stages[level], window, config.query_pool_padding, self.dtype, name="q_global_gen"
         )
-        call = functools.partial(remat.call, enabled=train or self.remat, everything=self.remat)
-        query = call(generator, x)
+        policy = rematerialization_policy(train=train, remat=self.remat)
+        query = rematerialize(generator, x, policy=policy)
         x, key_mask = pad(x, window)
         x = partition(x, window)  # (B, n, T, C)
         for index in range(config.depths[level]):
             scales = None if path_scales is None else path_scales[index]
             inputs = x, query if index % 2 else None, key_mask, scales
-            x = call(self._block(index), *inputs, train=train)
+            x = rematerialize(self._block(index), *inputs, policy=policy, train=train)
         x = merge(x, window, padded_grid(grid, window))[:, : grid[0], : grid[1]]  # (B, H, W, C)
 
         if level == len(config.depths) - 1:
             return x, x
         downsample = ReduceSize(2 * x.shape[-1], self.dtype, name="downsample")
-        return x, call(downsample, x)
+        return x, rematerialize(downsample, x, policy=policy)
 
     def _block(self, index: int) -> Block:
         config, level = self.config, self.level
@@ -145,11 +147,11 @@ class Level(nn.Module):
             config.window_size[level],
             config.mlp_ratio,
             qkv_bias=config.qkv_bias,
-            qk_scale=config.qk_scale,
-            relative_position_bias=config.relative_position_bias,
+            qk_scale=1.0 if self.fused else config.qk_scale,
+            relative_position_bias="expanded" if self.fused else config.relative_position_bias,
             dropout_rate=config.dropout_rate,
             attention_dropout_rate=config.attention_dropout_rate,
-            layer_scale=config.layer_scale,
+            layer_scale=None if self.fused else config.layer_scale,
             dtype=self.dtype,
             name=f"blocks_{index}",
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from gcvit_flax.model.convs import STEM_BIAS_BOUND
 from gcvit_flax.model.gcvit import GCViT
-from gcvit_flax.model.numerics import NORMAL_STD
+from gcvit_flax.model.layers import NORMAL_STD
 
 _CONV_LAYERS = ("depthwise", "pointwise", "reduction")
 

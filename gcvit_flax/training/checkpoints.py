@@ -7,7 +7,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from gcvit_flax.errors import UserError, first_line
+from gcvit_flax.errors import UserError, summarize_error
 from gcvit_flax.training.steps import TrainState
 
 _SAVED = ("step", "params", "opt_state", "ema_params")
@@ -87,7 +87,7 @@ class Checkpoints:
             jax.tree_util.tree_map_with_path(_check_shape, like, tree)  # Orbax gives whatever shapes it finds.
         except Exception as error:  # Orbax and TensorStore raise many types for what is missing or of other shapes.
             raise UserError(
-                f"checkpoint {self.latest_step} in {self._folder} cannot be restored ({first_line(error)}): "
+                f"checkpoint {self.latest_step} in {self._folder} cannot be restored ({summarize_error(error)}): "
                 "remove that step's folder to go on from an earlier one, or start afresh with --no-resume"
             ) from error
         return state.replace(**tree)
@@ -108,6 +108,6 @@ def _check_shape(path, expected: jax.ShapeDtypeStruct, found) -> None:
 
 def _cannot_save(folder: epath.Path, error: Exception) -> UserError:
     return UserError(
-        f"a checkpoint cannot be written in {folder} ({first_line(error)}): make room or mend the folder, and run the "
-        "same command again to go on from the last whole checkpoint"
+        f"a checkpoint cannot be written in {folder} ({summarize_error(error)}): make room or mend the folder, and run "
+        "the same command again to go on from the last whole checkpoint"
     )

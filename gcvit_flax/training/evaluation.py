@@ -8,9 +8,9 @@ import numpy as np
 from tqdm import tqdm
 
 from gcvit_flax.config import Preprocessing
+from gcvit_flax.data.batches import evaluation_batches
+from gcvit_flax.data.sources import Source
 from gcvit_flax.errors import UserError
-from gcvit_flax.training.data import Source
-from gcvit_flax.training.pipeline import evaluation_batches
 from gcvit_flax.training.steps import shard
 
 

@@ -1,134 +1,189 @@
-"""The training run from its command line to its end: what is decided before the first step."""
+"""The training loop: batches in, steps on all devices, checkpoints and the best model out."""
 
-import contextlib
-import dataclasses
 import math
-import re
+from contextlib import closing
 
-import jax.numpy as jnp
+import jax
+import numpy as np
 from etils import epath
 
-from gcvit_flax.config import GCViTConfig, Preprocessing
-from gcvit_flax.devices import choose_devices, simulate_devices
+import gcvit_flax
+from gcvit_flax.data.batches import training_batches
+from gcvit_flax.data.sources import Dataset
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
-from gcvit_flax.training import hosts
+from gcvit_flax.model.init import abstract_params
+from gcvit_flax.training import processes, steps
 from gcvit_flax.training.checkpoints import Checkpoints
-from gcvit_flax.training.config import FREE_ON_RESUME, TrainConfig
-from gcvit_flax.training.data import Data, open_data
-from gcvit_flax.training.plan import settle
+from gcvit_flax.training.evaluation import run_evaluation
+from gcvit_flax.training.plan import Plan
 from gcvit_flax.training.preemption import SigtermWatch
-from gcvit_flax.training.run import Run
-from gcvit_flax.training.setup import build_model
-from gcvit_flax.training.workdir import CHECKPOINTS_NAME, locked, run_to_resume, start_afresh, write_settings
+from gcvit_flax.training.report.metrics import score
+from gcvit_flax.training.report.profiling import Profile
+from gcvit_flax.training.report.run_log import RunLog
+from gcvit_flax.training.setup import initial_params
+from gcvit_flax.training.steps import TrainState
+from gcvit_flax.training.train_config import TrainConfig
+from gcvit_flax.weights.model_folder import save_model
+
+Results = dict[str, dict[str, float]]
 
 
-def train(config: TrainConfig) -> None:
-    """Runs, or takes up, the training run in `config.workdir` to its end or to SIGTERM, and says where all lies.
+class TrainingRun:
+    """One run: what it trains, on what, for how long, and where."""
 
-    Raises:
-      UserError: (a ValueError) options, data or a workdir that do not fit, or a loss that is not finite.
-    """
-    _check_options(config)
-    simulate_devices(config.devices)
-    hosts.join(config.coordinator, config.num_processes, config.process_id)
-    workdir = epath.Path(config.workdir).expanduser()
-    if "://" not in str(workdir):
-        workdir = workdir.absolute()  # As Orbax needs it.
-    with contextlib.ExitStack() as stack:
-        with hosts.failing_together():
-            if hosts.is_first():
-                stack.enter_context(locked(workdir))
-            data = open_data(config.data, config.val_fraction)
-            facts = _facts(config, data)
-            saved = run_to_resume(workdir, facts, FREE_ON_RESUME, config.resume)
-            run = _make_run(workdir, config, data, saved)
-        shared = {name: value for name, value in facts.items() if name != "process_id"}
-        hosts.check_alike("options, data or workdirs", [shared, saved is None])
-        with hosts.failing_together():  # Nothing of an earlier run is removed before all fits.
-            if hosts.is_first():
-                if saved is None:
-                    start_afresh(workdir)
-                write_settings(workdir, facts | _describe(run.model))
-        stack.enter_context(hosts.leaving_at_once())
-        sigterm = stack.enter_context(SigtermWatch())
-        checkpoints = stack.enter_context(Checkpoints(workdir / CHECKPOINTS_NAME, config.keep))
-        hosts.check_alike("checkpoints", checkpoints.latest_step)
-        if run.is_done(checkpoints):
-            if hosts.is_first():
-                print(
-                    f"{config.workdir}: this run is done, at step {checkpoints.latest_step}, and its model is in "
-                    f"{config.workdir}/model; use --no-resume to start afresh, or another --workdir"
-                )
+    def __init__(self, config: TrainConfig, data: Dataset, model: GCViT, devices: list, workdir: epath.Path):
+        self.config, self.data, self.model, self.devices, self.workdir = config, data, model, devices, workdir
+        self.plan = Plan(config, len(data.train))
+        self.eval_step = steps.make_eval_step(model, devices)
+        self.sync_check = steps.make_sync_check(devices)
+
+    def is_done(self, checkpoints: Checkpoints) -> bool:
+        """Whether there is nothing left to train, nor to evaluate."""
+        return (checkpoints.latest_step or 0) >= self.plan.last_step and (self.workdir / "model").exists()
+
+    def execute(self, checkpoints: Checkpoints, sigterm: SigtermWatch) -> None:
+        """Trains from the start, or from the newest checkpoint, to the last step or until SIGTERM."""
+        config, plan, schedule = self.config, self.plan, self.plan.schedule
+        state = steps.replicate(self._first_state(checkpoints), self.devices)
+        step, stopping = int(state.step), False
+        start = step
+        self._describe(start)
+        train_step = steps.make_train_step(self.model, config, self.devices)
+        key = jax.random.key(config.seed)
+        batches = self._batches(start)
+        with (
+            closing(RunLog(self.workdir, self.model, plan, self.devices, start)) as report,
+            Profile(config.profile, self.workdir / "profile") as profile,
+        ):
+            if start and plan.evaluates(start) and not report.has_evaluation(start):
+                self._evaluate(start, state, report)  # Stopped between this step's checkpoint and its evaluation.
+            for step in range(start + 1, plan.last_step + 1):
+                profile.before(step)
+                with report.clock.waiting_for("input"):
+                    batch = next(batches)
+                skipped = batch.pop("skipped", 0)
+                batch = steps.shard(batch, self.devices)
+                state, metrics = train_step(state, batch, key, np.float32(schedule(step - 1)))
+                report.step(metrics, skipped)
+                profile.after(step, metrics)
+                stopping = sigterm.stops_after(step)
+                saving = stopping or plan.saves(step)
+                if saving or step % config.log_every == 0:
+                    report.training(step)
+                # When time is short, whoever goes on from here evaluates.
+                results = self._evaluate(step, state, report) if plan.evaluates(step) and not stopping else None
+                if saving:
+                    checkpoints.save(state, results and score(results[self._judged]))
+                    report.clock.start()
+                if stopping:
+                    break
+        checkpoints.wait()
+        self._say_where(step, stopping)
+
+    @property
+    def _judged(self) -> str:
+        """The evaluation that decides which model is the best."""
+        return "ema_val" if self.config.ema_decay else "val"
+
+    def _first_state(self, checkpoints: Checkpoints) -> TrainState:
+        """On the host: the newest checkpoint, or else the start from --init-from or from the seed."""
+        if checkpoints.latest_step is None:
+            return steps.create_train_state(self.model, initial_params(self.config, self.model), self.config)
+        like = jax.eval_shape(
+            lambda params: steps.create_train_state(self.model, params, self.config), abstract_params(self.model)
+        )
+        return checkpoints.restore(like)
+
+    def _batches(self, start_step: int):
+        config = self.config
+        return training_batches(
+            self.data.train,
+            self.model.preprocessing,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=start_step,
+            crop_area=config.crop_area,
+            squash=config.squash,
+            skip_corrupt=config.skip_corrupt,
+            workers=config.workers,
+            process=(jax.process_index(), jax.process_count()),
+        )
+
+    def _evaluate(self, step: int, state: TrainState, report: RunLog) -> Results:
+        """Evaluates, and keeps the model where it is the best so far; the line in metrics.jsonl comes last."""
+        trees = {"val": state.params} | ({"ema_val": state.ema_params} if self.config.ema_decay else {})
+        if not self.sync_check(trees):
+            raise UserError(
+                f"the devices hold different parameters after step {step}, where all must be equal: go on from the "
+                "last checkpoint, without the faulty device if it happens again"
+            )
+        results = {
+            prefix: run_evaluation(
+                self.eval_step,
+                params,
+                self.data.validation,
+                self.model.preprocessing,
+                self.config.batch_size // self.config.accumulation_steps,  # What fits into memory.
+                self.devices,
+                self.config.skip_corrupt,
+            )
+            for prefix, params in trees.items()
+        }
+        if not all(math.isfinite(r["loss"]) for r in results.values()):
+            raise UserError(
+                f"the validation loss after step {step} is not finite: start again, in a new --workdir or with "
+                "--no-resume, with a lower --learning-rate; checkpoints from before are intact"
+            )
+        if report.improves(results, self._judged) and processes.is_first():
+            self._save_model(step, trees[self._judged], results[self._judged])
+        report.evaluation(step, results)
+        return results
+
+    def _save_model(self, step: int, params, results: dict[str, float]) -> None:
+        provenance = {"trained_by": "gcvit_flax train.py", "data": self.config.data, "step": step}
+        provenance["val_fraction"] = self.config.val_fraction
+        provenance |= {f"val_{name}": value for name, value in results.items()}
+        named = self.model.config.num_classes == len(self.data.class_names)
+        save_model(
+            self.workdir / "model",
+            self.model,
+            {"params": params},
+            class_names=self.data.class_names if named else None,
+            provenance=provenance,
+        )
+
+    def _describe(self, start: int) -> None:
+        if not processes.is_first():
+            return
+        sizes = jax.tree.map(lambda x: x.size, abstract_params(self.model))
+        parameters = f"{sum(jax.tree.leaves(sizes)):,} parameters"
+        if self.config.head_only:
+            parameters += f", {sum(jax.tree.leaves(sizes['head'])):,} of them trained"
+        size = "x".join(map(str, self.model.preprocessing.image_size))
+        devices = len(self.devices) * processes.count()
+        places = f"{devices} {self.devices[0].platform} device{'s'[: devices > 1]}"
+        if processes.count() > 1:
+            places += f" of {processes.count()} processes"
+        print(
+            f"model: {parameters}, {size} px, {len(self.data.class_names)} classes (gcvit_flax "
+            f"{gcvit_flax.__version__})\n"
+            f"data: {len(self.data.train):,} training and {len(self.data.validation):,} validation images "
+            f"({self.config.data})\n"
+            f"run: steps {start + 1:,} to {self.plan.last_step:,} of {self.plan.total_steps:,}, "
+            f"{self.config.batch_size} images each, on {places}, "
+            f"in {self.config.workdir}\n"
+            "compiling the training step (once; later runs find it in the cache) ...",
+            flush=True,
+        )
+
+    def _say_where(self, step: int, stopped: bool) -> None:
+        where = self.config.workdir
+        if not processes.is_first():
+            return
+        if stopped:
+            print(f"stopped by SIGTERM: saved at step {step} in {where}; the same command goes on from there")
         else:
-            run.execute(checkpoints, sigterm)
-        hosts.wait_for_all("the run has ended")
-
-
-def _facts(config: TrainConfig, data: Data) -> dict:
-    """What must not change when a run is taken up again, nor differ between hosts."""
-    return {
-        **dataclasses.asdict(config),
-        "class_names": list(data.class_names),
-        "training_examples": len(data.train),
-        "validation_examples": len(data.validation),
-    }
-
-
-def _make_run(workdir: epath.Path, config: TrainConfig, data: Data, saved: dict | None) -> Run:
-    """The run to go on with, which needs nothing but its workdir, or a new one."""
-    if saved is None:
-        _check_init_from(config, workdir)
-        model = build_model(config, data.class_names)
-    else:
-        model = GCViT(
-            GCViTConfig(**saved["model"]),
-            Preprocessing(**saved["preprocessing"]),
-            dtype=jnp.dtype(config.dtype),
-            remat=config.remat,
-        )
-    config = settle(config, model.config)
-    # Mixing pairs neighbours.
-    unit = config.accumulation_steps * (2 if config.mixup or config.cutmix else 1)
-    return Run(config, data, model, choose_devices(config.batch_size, config.devices, unit), workdir)
-
-
-def _describe(model: GCViT) -> dict:
-    return {"model": dataclasses.asdict(model.config), "preprocessing": dataclasses.asdict(model.preprocessing)}
-
-
-def _check_init_from(config: TrainConfig, workdir: epath.Path) -> None:
-    if config.init_from and workdir in epath.Path(config.init_from).expanduser().absolute().parents:
-        raise UserError(
-            f"--init-from {config.init_from} lies in the workdir {config.workdir}, which is to be replaced: "
-            "choose another --workdir"
-        )
-
-
-_POSITIVE = ("epochs", "max_steps", "batch_size", "accumulation_steps", "learning_rate", "adam_epsilon", "clip_norm")
-_POSITIVE += ("evaluate_every", "save_every", "keep", "log_every", "layer_decay")
-_NOT_NEGATIVE = ("seed", "cooldown_epochs", "warmup_epochs", "weight_decay", "color_jitter", "mixup", "cutmix")
-_NOT_NEGATIVE += ("workers",)
-_SHARES = ("label_smoothing", "random_erasing", "ema_decay")
-
-
-def _check_options(config: TrainConfig) -> None:
-    if config.data is None:
-        raise UserError("this preset has no data of its own: give --data folder:PHOTOS or --data tfds:NAME")
-    for names, fits, expected in (
-        (_POSITIVE, lambda value: value > 0, "positive"),
-        (_NOT_NEGATIVE, lambda value: value >= 0, "at least 0"),
-        (_SHARES, lambda value: 0 <= value < 1, "at least 0 and below 1"),
-        (("rand_augment",), lambda value: 0 <= value <= 10, "from 0 to 10"),
-    ):
-        for name in names:
-            value = getattr(config, name)
-            if value is not None and not (fits(value) and math.isfinite(value)):
-                raise UserError(f"--{name.replace('_', '-')} must be {expected}, got {value}")
-    low, high = config.crop_area
-    if not 0 < low <= high <= 1:
-        raise UserError(f"--crop-area must be two shares, above 0, at most 1 and in order, got {low} {high}")
-    if config.profile is not None:
-        span = re.fullmatch(r"(\d+):(\d+)", config.profile)
-        if not span or not 1 <= int(span[1]) <= int(span[2]):
-            raise UserError(f"--profile must be START:STOP in steps from 1, such as 20:25, got {config.profile!r}")
+            print(
+                f"done: the best model is in {where}/model, metrics and curves in {where}/metrics.jsonl and curves.png"
+            )

@@ -10,7 +10,7 @@ def smoothed_targets(labels: jax.Array, num_classes: int, smoothing: float) -> j
     return optax.smooth_labels(jax.nn.one_hot(labels, num_classes), smoothing)
 
 
-def in_top(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
+def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     """Whether the label (b,) is among the k largest logits (b, classes); of equal logits the earlier class leads.
 
     Where the label's logit is NaN it never is.

@@ -5,14 +5,14 @@ import math
 from collections.abc import Callable
 
 from gcvit_flax.config import GCViTConfig
-from gcvit_flax.training.config import TrainConfig
 from gcvit_flax.training.optim import constant_schedule, cosine_schedule
+from gcvit_flax.training.train_config import TrainConfig
 
 _SMALL_EMBED_DIM = 96  # gcvit_small and larger were published with the smaller batch.
 _PUBLISHED_BATCH, _SMALL_PUBLISHED_BATCH = 4096, 1024
 
 
-def settle(config: TrainConfig, model_config: GCViTConfig) -> TrainConfig:
+def resolve_defaults(config: TrainConfig, model_config: GCViTConfig) -> TrainConfig:
     """`config` with its batch size and learning rates as plain numbers for this network.
 
     The published recipe is for 4096 images a step up to gcvit_tiny2 and 1024 from gcvit_small on (128 and 32 images

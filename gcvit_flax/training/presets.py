@@ -1,6 +1,6 @@
 """The recipes: differences to TrainConfig's defaults, each with its command, machine and result."""
 
-from gcvit_flax.training.config import TrainConfig
+from gcvit_flax.training.train_config import TrainConfig
 
 PRESETS = {
     "digits": TrainConfig(

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT, create_model
 from gcvit_flax.model.init import init_params
-from gcvit_flax.training.config import TrainConfig
-from gcvit_flax.weights.card import read_card
-from gcvit_flax.weights.store import adapted_model, adapted_params
+from gcvit_flax.training.train_config import TrainConfig
+from gcvit_flax.weights.folder_config import read_folder_config
+from gcvit_flax.weights.model_folder import adapted_model, adapted_params
 from gcvit_flax.weights.tree import unflatten
 
 _SHAPE_FIELDS = ("embed_dim", "depths", "num_heads", "window_size")
@@ -43,7 +43,7 @@ def build_model(config: TrainConfig, class_names: tuple[str, ...]) -> GCViT:
     return model
 
 
-def first_params(config: TrainConfig, model: GCViT) -> dict:
+def initial_params(config: TrainConfig, model: GCViT) -> dict:
     """The parameters a run starts from: those of `init_from` made to fit `model`, or fresh ones from the seed.
 
     Raises:
@@ -59,11 +59,11 @@ def _given(config: TrainConfig, names: tuple[str, ...]) -> dict:
 
 
 def _check_init_from(config: TrainConfig) -> None:
-    card = read_card(config.init_from)
+    folder_config = read_folder_config(config.init_from)
     for name in _given(config, _SHAPE_FIELDS):
         raise UserError(f"--{name.replace('_', '-')} cannot change the network of --init-from: leave it out")
-    if config.variant not in (None, card["variant"]):
+    if config.variant not in (None, folder_config["variant"]):
         raise UserError(
             f"--variant {config.variant} differs from the network in {config.init_from}, which is "
-            f"{card['variant'] or 'no published variant'}: leave --variant out or start from another folder"
+            f"{folder_config['variant'] or 'no published variant'}: leave --variant out or start from another folder"
         )

@@ -10,15 +10,16 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from gcvit_flax.cli import run_cli
 from gcvit_flax.config import Preprocessing
-from gcvit_flax.errors import UserError, run_cli
-from gcvit_flax.training.augment import augment
-from gcvit_flax.training.cli import parse
-from gcvit_flax.training.config import TrainConfig
-from gcvit_flax.training.data import open_data
-from gcvit_flax.training.mixing import mix
-from gcvit_flax.training.pipeline import training_batches
+from gcvit_flax.data.batches import training_batches
+from gcvit_flax.data.datasets import open_data
+from gcvit_flax.errors import UserError
+from gcvit_flax.training.augment.augment import augment
+from gcvit_flax.training.augment.mixing import mix
+from gcvit_flax.training.command_line import parse
 from gcvit_flax.training.setup import build_model
+from gcvit_flax.training.train_config import TrainConfig
 
 _MOST_SHOWN = 32
 _INCHES = 2.0  # A side of an image.

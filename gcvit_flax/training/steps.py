@@ -17,26 +17,21 @@ import optax
 from einops import rearrange
 from flax.training import train_state
 
+from gcvit_flax.data.preprocess import normalize
 from gcvit_flax.devices import compiler_options, release_compiler_memory
-from gcvit_flax.images import normalize
 from gcvit_flax.inference import apply_in_parts
 from gcvit_flax.model.gcvit import GCViT
-from gcvit_flax.model.init import abstract_params
-from gcvit_flax.training.augment import augment
-from gcvit_flax.training.config import TrainConfig
-from gcvit_flax.training.losses import in_top, smoothed_targets
-from gcvit_flax.training.mixing import mix
-from gcvit_flax.training.optim import ema_rate, learning_rate_scales, make_optimizer
-from gcvit_flax.training.packing import pack, unpack
+from gcvit_flax.training.augment.augment import augment
+from gcvit_flax.training.augment.mixing import mix
+from gcvit_flax.training.losses import smoothed_targets, top_k_correct
+from gcvit_flax.training.optim import ema_rate, global_norm, learning_rate_scales, make_optimizer
+from gcvit_flax.training.train_config import TrainConfig
 
 AXIS = "batch"
 
 
 class TrainState(train_state.TrainState):
-    """Step, parameters and optimiser state, and the parameters' moving average where one is kept.
-
-    Parameters and average are as `packing.pack` gives them.
-    """
+    """Step, parameters and optimizer state, and the parameters' moving average where one is kept: trees with names."""
 
     ema_params: Any = None
 
@@ -52,14 +47,13 @@ def shard(batch: dict[str, np.ndarray], devices: list) -> dict[str, np.ndarray]:
     return {name: rearrange(x, "(devices b) ... -> devices b ...", devices=len(devices)) for name, x in batch.items()}
 
 
-def start_state(model: GCViT, params: dict, config: TrainConfig) -> TrainState:
+def create_train_state(model: GCViT, params: dict, config: TrainConfig) -> TrainState:
     """The state at step 0 of a parameter tree."""
     tx = make_optimizer(config, params, model.config.depths)
 
     @jax.jit
     def start(params):
-        packed = pack(params)
-        return TrainState(jnp.int32(0), model.apply, packed, tx, tx.init(packed), packed if config.ema_decay else None)
+        return TrainState(jnp.int32(0), model.apply, params, tx, tx.init(params), params if config.ema_decay else None)
 
     return start(params)
 
@@ -81,9 +75,9 @@ def make_train_step(model: GCViT, config: TrainConfig, devices: list) -> Callabl
             results = _sum_over_parts(gradients, batch, config.accumulation_steps)
         grads, metrics = jax.lax.psum(results, AXIS)
         state = _update(state, grads, learning_rate, config.ema_decay)
-        return state, metrics | {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(state.params)}
+        return state, metrics | {"grad_norm": global_norm(grads), "param_norm": global_norm(state.params)}
 
-    return _Mapped(train_step, devices, in_axes=(None, 0, None, None), out_axes=None, donate_argnums=0)
+    return PmappedFunction(train_step, devices, in_axes=(None, 0, None, None), out_axes=None, donate_argnums=0)
 
 
 def _gradients(state: TrainState, model: GCViT, config: TrainConfig, key, total: int, batch, part):
@@ -97,18 +91,16 @@ def _gradients(state: TrainState, model: GCViT, config: TrainConfig, key, total:
     images, targets = mix(mix_key, images, targets, config.mixup, config.cutmix)
     dropout_key = jax.random.fold_in(jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS)), part)
     rngs = {"drop_path": drop_path_key, "dropout": dropout_key}
-    shapes = abstract_params(model)
-    scales = learning_rate_scales(shapes, model.config.depths, config)
+    scales = learning_rate_scales(state.params, model.config.depths, config)
 
-    def loss_fn(packed):
-        params = unpack(packed, shapes)
+    def loss_fn(params):
         # Without a gradient to what is not trained, XLA leaves its backward pass out.
         params = jax.tree.map(lambda x, scale: x if scale else jax.lax.stop_gradient(x), params, scales)
         logits = state.apply_fn({"params": params}, images, train=True, example_index=batch["index"], rngs=rngs)
         return optax.softmax_cross_entropy(logits, targets).sum() / total, logits
 
     (loss, logits), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    return grads, {"train_loss": loss, "train_top1": in_top(logits, targets.argmax(-1), 1).sum() / total}
+    return grads, {"train_loss": loss, "train_top1": top_k_correct(logits, targets.argmax(-1), 1).sum() / total}
 
 
 def _sum_over_parts(gradients: Callable, batch, parts: int):
@@ -145,8 +137,8 @@ def make_eval_step(model: GCViT, devices: list, confusion: bool = False) -> Call
         mask, labels = batch["mask"], batch["label"]
         sums = {
             "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels) * mask,
-            "top1": in_top(logits, labels, 1) & mask,
-            "top5": in_top(logits, labels, 5) & mask,
+            "top1": top_k_correct(logits, labels, 1) & mask,
+            "top5": top_k_correct(logits, labels, 5) & mask,
             "count": mask,
         }
         sums = jax.tree.map(lambda values: values.sum(), sums)
@@ -155,7 +147,7 @@ def make_eval_step(model: GCViT, devices: list, confusion: bool = False) -> Call
             sums["confusion"] = empty.at[labels, logits.argmax(-1)].add(mask)
         return jax.lax.psum(sums, AXIS)
 
-    return _Mapped(eval_step, devices, in_axes=(None, 0), out_axes=None)
+    return PmappedFunction(eval_step, devices, in_axes=(None, 0), out_axes=None)
 
 
 def make_sync_check(devices: list) -> Callable:
@@ -169,11 +161,11 @@ def make_sync_check(devices: list) -> Callable:
         checksum = sum(checksums)
         return jax.lax.pmin(checksum, AXIS) == jax.lax.pmax(checksum, AXIS)
 
-    mapped = _Mapped(sync_check, devices, in_axes=(None, 0), out_axes=None)
+    mapped = PmappedFunction(sync_check, devices, in_axes=(None, 0), out_axes=None)
     return lambda tree: bool(mapped(tree, np.zeros(len(devices))))  # pmap needs something to spread.
 
 
-class _Mapped:
+class PmappedFunction:
     """pmap over `devices` of this host, and over all devices of all hosts where there are several.
 
     Where there are compiler options, which pmap does not take, it is compiled apart at the first call, for arguments of

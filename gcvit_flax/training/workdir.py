@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from etils import epath
 
+from gcvit_flax.atomic import replace_text
 from gcvit_flax.errors import UserError
-from gcvit_flax.files import replace_text
 
 CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"
@@ -56,7 +56,7 @@ def run_to_resume(workdir: epath.Path, facts: dict, free: frozenset[str], resume
         return None
     if not resume or not _has_checkpoint(workdir):
         return None
-    saved = read_settings(workdir)
+    saved = read_run_config(workdir)
     facts = json.loads(json.dumps(facts))  # As they were saved: tuples are lists.
     differences = [
         f"{name} was {saved.get(name)!r} and is now {value!r}"
@@ -86,12 +86,12 @@ def start_afresh(workdir: epath.Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_settings(workdir: epath.Path, settings: dict) -> None:
+def write_run_config(workdir: epath.Path, settings: dict) -> None:
     """Writes config.json."""
     replace_text(workdir / CONFIG_NAME, json.dumps(settings, indent=2) + "\n")
 
 
-def read_settings(workdir: epath.Path) -> dict:
+def read_run_config(workdir: epath.Path) -> dict:
     """Reads config.json.
 
     Raises:

@@ -6,7 +6,7 @@ import numpy as np
 
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError
-from gcvit_flax.model.numerics import NORMAL_STD
+from gcvit_flax.model.layers import NORMAL_STD
 from gcvit_flax.weights.resample import resample_tables
 
 _NOTED = ("image_size", "num_classes", "relative_position_bias", "query_pool_padding", "pad_to_windows")

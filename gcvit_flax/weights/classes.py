@@ -14,4 +14,6 @@ def best_classes(logits: np.ndarray, count: int) -> list[tuple[int, float]]:
 
 def imagenet_classes() -> list[str]:
     """The 1000 names of ImageNet-1k (the first word of each WordNet synset, told apart where two agree)."""
-    return (importlib.resources.files("gcvit_flax") / "data" / "imagenet_classes.txt").read_text().splitlines()
+    return (
+        (importlib.resources.files("gcvit_flax") / "data" / "assets" / "imagenet_classes.txt").read_text().splitlines()
+    )

@@ -12,12 +12,12 @@ from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.variants import default_preprocessing, resolve_config, variant_name
 from gcvit_flax.weights.adapt import adapt
 from gcvit_flax.weights.classes import imagenet_classes
+from gcvit_flax.weights.conversion_report import TRAINED_NOTICE, ConversionReport, describe
 from gcvit_flax.weights.download import fetch, is_published, origin, sha256
+from gcvit_flax.weights.model_folder import save_model
 from gcvit_flax.weights.published import LICENCE
 from gcvit_flax.weights.read import read_config, read_parameters
-from gcvit_flax.weights.recognise import open_source
-from gcvit_flax.weights.report import TRAINED_NOTICE, Report, describe
-from gcvit_flax.weights.store import save_model
+from gcvit_flax.weights.recognize import open_weight_file
 from gcvit_flax.weights.tree import unflatten
 
 _IMAGENET_CLASSES = 1000
@@ -34,7 +34,7 @@ def convert(
     ema: bool = False,
     allow_nonfinite: bool = False,
     force: bool = False,
-) -> Report:
+) -> ConversionReport:
     """Writes the weights in `source`, a file, an http(s) URL or a published name, as the model folder `dest`.
 
     `variant` checks what the file is; `reference` chooses the forward pass; `num_classes` gives a new head and
@@ -46,7 +46,7 @@ def convert(
     check_dest(dest, force)
     size = None if image_size is None else as_pair("image_size", image_size)
     path = fetch(source)
-    with open_source(path, ema=ema) as opened:
+    with open_weight_file(path, ema=ema) as opened:
         config, names = read_config(opened, path, size)
         name = variant_name(config)
         if variant not in (None, name):
@@ -59,7 +59,7 @@ def convert(
     )
     averaged = ["averaged weights (state_dict_ema) taken"] if ema else []
     flat, adapted = adapt(flat, config, new_config, seed=0)
-    report = Report(
+    report = ConversionReport(
         source=origin(source),
         size=path.stat().st_size,
         sha256=sha256(path),

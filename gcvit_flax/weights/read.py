@@ -12,7 +12,7 @@ from gcvit_flax.variants import VARIANTS, variant_name
 from gcvit_flax.weights.infer import infer_config
 from gcvit_flax.weights.matching import match, names_in
 from gcvit_flax.weights.names import Row
-from gcvit_flax.weights.recognise import Source
+from gcvit_flax.weights.recognize import WeightFile
 from gcvit_flax.weights.tensors import check_dtypes, shape_as_ours, to_ours
 from gcvit_flax.weights.tree import check_same_names_and_shapes, listing, parameter_shapes
 
@@ -29,32 +29,32 @@ _SETTINGS = {
 Names = Mapping[str, tuple[str, Row]]
 
 
-def read_config(source: Source, path: Path, image_size: Size | None) -> tuple[GCViTConfig, Names]:
-    """The configuration that the names and shapes in `source` give, and our name -> (the file's, its row).
+def read_config(weight_file: WeightFile, path: Path, image_size: Size | None) -> tuple[GCViTConfig, Names]:
+    """The configuration that the names and shapes in `weight_file` give, and our name -> (the file's, its row).
 
     `image_size`, (height, width) in pixels, decides where the weights leave two.
 
     Raises:
       UserError: missing or unexpected tensors, other shapes or dtypes, listed sorted by the file's names.
     """
-    shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
-    names, unknown = match(shapes, source.column)
-    ours = {name: shape_as_ours(shapes[label], row.kind, source.torch) for name, (label, row) in names.items()}
-    config = infer_config(ours, image_size=image_size, stored_size=source.image_size)
+    shapes = {name: tensor.shape for name, tensor in weight_file.tensors.items()}
+    names, unknown = match(shapes, weight_file.column)
+    ours = {name: shape_as_ours(shapes[label], row.kind, weight_file.torch) for name, (label, row) in names.items()}
+    config = infer_config(ours, image_size=image_size, stored_size=weight_file.image_size)
     expected = parameter_shapes(config)
 
-    labels = names_in(source.family, expected.keys() - names.keys())
+    labels = names_in(weight_file.family, expected.keys() - names.keys())
     labels = {name: label for name, (label, _) in {**labels, **names}.items()}
     found = {labels[name]: np.broadcast_to(np.float32(0), shape) for name, shape in ours.items()}
-    found |= {name: source.tensors[name] for name in unknown}
+    found |= {name: weight_file.tensors[name] for name in unknown}
     wanted = {labels[name]: leaf for name, leaf in expected.items()}
     check_same_names_and_shapes(found, wanted, f"{path} is not one whole GCViT", "give a complete, unmodified file")
-    check_dtypes({label: source.tensors[label] for label, _ in names.values()})
-    return _with_settings(config, source, path), names
+    check_dtypes({label: weight_file.tensors[label] for label, _ in names.values()})
+    return _with_settings(config, weight_file, path), names
 
 
 def read_parameters(
-    source: Source, path: Path, names: Names, *, allow_nonfinite: bool
+    weight_file: WeightFile, path: Path, names: Names, *, allow_nonfinite: bool
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Our flat float32 parameters, and a line for each thing that was done to the values.
 
@@ -63,8 +63,8 @@ def read_parameters(
     """
     flat, half, nonfinite = {}, [], []
     for name, (label, row) in names.items():
-        tensor = source.tensors[label]
-        values = to_ours(tensor.read(), row.kind, source.torch)
+        tensor = weight_file.tensors[label]
+        values = to_ours(tensor.read(), row.kind, weight_file.torch)
         flat[name] = np.array(values, np.float32, order="C", copy=None)
         if tensor.dtype != np.float32:
             half.append(str(tensor.dtype))
@@ -79,15 +79,15 @@ def read_parameters(
     return flat, notes
 
 
-def _with_settings(config: GCViTConfig, source: Source, path: Path) -> GCViTConfig:
+def _with_settings(config: GCViTConfig, weight_file: WeightFile, path: Path) -> GCViTConfig:
     """`config` with what shapes do not show: a .keras file's own arguments, else the variant's drop path."""
-    pooling = source.settings.get("global_pool", "avg")
+    pooling = weight_file.settings.get("global_pool", "avg")
     if pooling != "avg":
         raise UserError(f"{path} pools with global_pool={pooling!r}: only models with 'avg' can be converted")
     known = {
         field: value
         for argument, field in _SETTINGS.items()
-        if isinstance(value := source.settings.get(argument), int | float) and not isinstance(value, bool)
+        if isinstance(value := weight_file.settings.get(argument), int | float) and not isinstance(value, bool)
     }
     if config.layer_scale is None:
         known.pop("layer_scale", None)

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from gcvit_flax.errors import UserError
-from gcvit_flax.weights.card import class_names, read_card
 from gcvit_flax.weights.classes import best_classes
-from gcvit_flax.weights.store import load_model
+from gcvit_flax.weights.folder_config import class_names, read_folder_config
+from gcvit_flax.weights.model_folder import load_model
 
 _SHOWN = 10  # Logits printed of each image.
 _TOP = 5
@@ -27,11 +27,11 @@ def verify(folder: str | os.PathLike, inputs: str | os.PathLike) -> str:
     if Path(inputs).suffix == ".npz":
         images = _stored_images(Path(inputs))
     else:
-        from gcvit_flax.images import preprocess  # Decoders are heavy, and most conversions need none.
+        from gcvit_flax.data.decode import preprocess  # Decoders are heavy, and most conversions need none.
 
         images = preprocess([inputs], model)
     logits = np.asarray(jax.jit(model.apply)(variables, images))
-    names = class_names(read_card(folder))
+    names = class_names(read_folder_config(folder))
     lines = []
     for image, row in enumerate(logits):
         more = " ..." if len(row) > _SHOWN else ""

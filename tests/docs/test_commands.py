@@ -22,7 +22,7 @@ from gcvit_flax.export import export_model
 from gcvit_flax.weights.convert import convert
 
 README = (ROOT / "README.md").read_text()
-FIXTURES = ROOT / "tests" / "data" / "weights"
+FIXTURES = ROOT / "tests" / "fixtures"
 # Why a command is not run here.
 ELSEWHERE = {
     "pip install": "changes the environment",

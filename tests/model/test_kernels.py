@@ -1,4 +1,4 @@
-"""Each kernel against its reference in float64, in values and in gradients."""
+"""Each kernel against its plain form in float64, in values and in gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,10 @@ import scipy.special
 from flax import linen as nn
 
 from gcvit_flax.devices import compiler_options
-from gcvit_flax.model.kernels import reference
-from gcvit_flax.model.kernels.attention import windowed_attention
+from gcvit_flax.model.kernels import plain
 from gcvit_flax.model.kernels.convolution import depthwise_conv3x3, max_pool3x3, strided_conv3x3
 from gcvit_flax.model.kernels.pointwise import gelu, layer_norm
+from gcvit_flax.model.kernels.windowed_attention import windowed_attention
 
 BATCH, WINDOWS, HEADS, TOKENS, WIDTH = 2, 9, 2, 6, 5
 DTYPES = pytest.mark.parametrize(
@@ -28,8 +28,8 @@ def assert_close(actual, expected, tolerance):
     assert np.abs(actual - expected).max() <= tolerance * largest
 
 
-def check(kernel, plain, shapes, dtype=jnp.float32, forward=1e-6, backward=1e-5):
-    """Holds a kernel, compiled as the trainer does, to its reference in float64."""
+def check(kernel, plain_form, shapes, dtype=jnp.float32, forward=1e-6, backward=1e-5):
+    """Holds a kernel, compiled as the trainer does, to its plain form in float64."""
     rng = np.random.default_rng(0)
     arguments = [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
     weights = rng.normal(size=jax.eval_shape(kernel, *arguments).shape)
@@ -44,7 +44,7 @@ def check(kernel, plain, shapes, dtype=jnp.float32, forward=1e-6, backward=1e-5)
     values, gradients = compiled.compile(compiler_options(jax.devices()[0]))(*arguments)
     wide = [np.asarray(x, np.float64) for x in arguments]
     with jax.enable_x64(True):
-        expected_values, expected_gradients = jax.tree.map(np.asarray, both(plain, weights, *wide))
+        expected_values, expected_gradients = jax.tree.map(np.asarray, both(plain_form, weights, *wide))
     assert expected_values.dtype == np.float64
     assert_close(values, expected_values, forward)
     for argument, ours, expected in zip(arguments, gradients, expected_gradients, strict=True):
@@ -65,7 +65,7 @@ def test_windowed_attention(dtype, forward, backward, shared_query, masked, wind
         mask[-1, 4:] = False
     check(
         lambda *x: windowed_attention(*x, mask),
-        lambda *x: reference.windowed_attention(*x, mask),
+        lambda *x: plain.windowed_attention(*x, mask),
         [queries, keys, keys, (bias_heads, TOKENS, TOKENS)],
         dtype,
         forward,
@@ -103,19 +103,19 @@ def test_attention_survives_large_logits():
 @DTYPES
 @pytest.mark.parametrize("size", [(7, 10), (8, 6)])
 def test_depthwise_convolution(dtype, forward, backward, size):
-    check(depthwise_conv3x3, reference.depthwise_conv3x3, [(3, *size, 5), (3, 3, 1, 5)], dtype, forward, backward)
+    check(depthwise_conv3x3, plain.depthwise_conv3x3, [(3, *size, 5), (3, 3, 1, 5)], dtype, forward, backward)
 
 
 @DTYPES
 @pytest.mark.parametrize("size", [(8, 6), (7, 10), (7, 9)])
 def test_strided_convolution(dtype, forward, backward, size):
-    check(strided_conv3x3, reference.strided_conv3x3, [(3, *size, 4), (3, 3, 4, 5)], dtype, forward, backward)
+    check(strided_conv3x3, plain.strided_conv3x3, [(3, *size, 4), (3, 3, 4, 5)], dtype, forward, backward)
 
 
 @pytest.mark.parametrize("padding", [-np.inf, 0.0])
 @pytest.mark.parametrize("size", [(6, 8), (5, 7)])
 def test_max_pool(padding, size):
-    check(lambda x: max_pool3x3(x, padding), lambda x: reference.max_pool3x3(x, padding), [(2, *size, 3)])
+    check(lambda x: max_pool3x3(x, padding), lambda x: plain.max_pool3x3(x, padding), [(2, *size, 3)])
 
 
 @pytest.mark.parametrize("padding", [-jnp.inf, 0.0])
@@ -128,7 +128,7 @@ def test_max_pool_is_a_window_reduction(padding, size):
 
 @DTYPES
 def test_gelu(dtype, forward, backward):
-    check(gelu, reference.gelu, [(4, 5, 6)], dtype, forward, backward)
+    check(gelu, plain.gelu, [(4, 5, 6)], dtype, forward, backward)
 
 
 def test_gelu_is_the_exact_one():
@@ -138,11 +138,11 @@ def test_gelu_is_the_exact_one():
 
 @DTYPES
 def test_layer_norm(dtype, forward, backward):
-    kernel, plain = (lambda *x, f=f: f(*x, 1e-5) for f in (layer_norm, reference.layer_norm))
-    check(kernel, plain, [(3, 4, 7), (7,), (7,)], dtype, forward, backward)
+    kernel, plain_form = (lambda *x, f=f: f(*x, 1e-5) for f in (layer_norm, plain.layer_norm))
+    check(kernel, plain_form, [(3, 4, 7), (7,), (7,)], dtype, forward, backward)
 
 
 def test_layer_norm_where_the_mean_is_large():
     x = np.float32(1e4) + np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32)
-    expected = reference.layer_norm(x.astype(np.float64), 1.0, 0.0, 1e-5)
+    expected = plain.layer_norm(x.astype(np.float64), 1.0, 0.0, 1e-5)
     assert_close(layer_norm(x, jnp.ones(64), jnp.zeros(64), 1e-5), expected, 1e-3)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 
 from gcvit_flax.model.attention import WindowAttention, relative_position_bias, relative_position_index
 from gcvit_flax.model.block import drop_path_scales
-from gcvit_flax.model.query import GlobalQueryGenerator
+from gcvit_flax.model.global_query import GlobalQueryGenerator
 from gcvit_flax.model.windows import merge, pad, partition
 
 
@@ -49,10 +51,20 @@ def test_flattened_bias_is_one_for_all_heads():
 
 def test_qk_scale_replaces_the_default():
     x = jax.random.normal(jax.random.key(0), (1, 2, 4, 8))
-    default = WindowAttention(num_heads=2, window=(2, 2))
+    attention = functools.partial(
+        WindowAttention,
+        num_heads=2,
+        window=(2, 2),
+        qkv_bias=True,
+        relative_position_bias="per_head",
+        attention_dropout_rate=0.0,
+        dropout_rate=0.0,
+        dtype=jnp.float32,
+    )
+    default = attention(qk_scale=None)
     variables = jax.tree.map(lambda leaf: 10 * leaf, default.init(jax.random.key(0), x, train=False))
-    same = WindowAttention(num_heads=2, window=(2, 2), qk_scale=4**-0.5).apply(variables, x, train=False)
-    other = WindowAttention(num_heads=2, window=(2, 2), qk_scale=1.0).apply(variables, x, train=False)
+    same = attention(qk_scale=4**-0.5).apply(variables, x, train=False)
+    other = attention(qk_scale=1.0).apply(variables, x, train=False)
     np.testing.assert_array_equal(same, default.apply(variables, x, train=False))
     assert not np.allclose(other, same, rtol=1e-3)
 

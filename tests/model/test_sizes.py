@@ -11,7 +11,7 @@ from small import TINY
 from gcvit_flax.model import gcvit
 from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.model.init import init_params
-from gcvit_flax.weights.store import load_model, save_model
+from gcvit_flax.weights.model_folder import load_model, save_model
 
 COUNT = int(os.environ.get("SIZES", "0"))
 _draw = np.random.default_rng(int(os.environ.get("SEED", "0")))

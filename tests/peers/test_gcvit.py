@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from gcvit_flax.weights.convert import convert
-from gcvit_flax.weights.export import export
-from gcvit_flax.weights.store import load_model
+from gcvit_flax.weights.model_folder import load_model
+from gcvit_flax.weights.write import write_weights
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_the_same_logits_there_and_back(peer, run_peer, subtests):
             assert difference < 1e-4
     written = [peer / "back.keras", peer / "back.weights.h5"]
     for path in written:
-        export(peer / "model", path, "gcvit_tf")
+        write_weights(peer / "model", path, "gcvit_tf")
     run_peer("PEERS_PYTHON", "gcvit_peer.py", "load", *written, peer / "peer.npz")
     for path in written:
         with subtests.test(f"{path.name} written"):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from gcvit_flax.weights.convert import convert
-from gcvit_flax.weights.export import export
-from gcvit_flax.weights.store import load_model
+from gcvit_flax.weights.model_folder import load_model
+from gcvit_flax.weights.write import write_weights
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,6 @@ def test_the_same_logits_there_and_back(peer, run_peer):
     print(f"largest difference of logits, relative to the largest, {difference:.2g}")
     assert difference < 1e-4
 
-    export(peer / "peer_pth", peer / "back.safetensors", "timm")
+    write_weights(peer / "peer_pth", peer / "back.safetensors", "timm")
     run_peer("TIMM_PYTHON", "timm_peer.py", "load", peer / "back.safetensors", peer / "peer.npz")
     np.testing.assert_array_equal(np.load(peer / "back.safetensors.npy"), expected)

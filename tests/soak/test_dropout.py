@@ -4,14 +4,14 @@ from small import TINY
 
 from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.model.init import init_params
-from gcvit_flax.training.config import TrainConfig
-from gcvit_flax.training.steps import make_train_step, replicate, shard, start_state
+from gcvit_flax.training.steps import create_train_state, make_train_step, replicate, shard
+from gcvit_flax.training.train_config import TrainConfig
 
 
 def test_dropout_differs_between_device_counts_by_its_masks_alone():
     """Masks are drawn a device, so that losses differ from step to step, but not in their distribution."""
     model, config = create_model(TINY, dropout_rate=0.2, drop_path_rate=0.2), TrainConfig(batch_size=4)
-    initial = jax.device_get(start_state(model, init_params(model, jax.random.key(0)), config))
+    initial = jax.device_get(create_train_state(model, init_params(model, jax.random.key(0)), config))
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 255, (4, 32, 32, 3), dtype=np.uint8),

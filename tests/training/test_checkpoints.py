@@ -11,8 +11,8 @@ from gcvit_flax.training.steps import TrainState
 
 def state_at(step: int, size: int = 5) -> TrainState:
     noise = np.random.default_rng(step).normal(size=size)  # Which does not compress.
-    params = {"kernel": {"head/kernel": jnp.float32(noise)}, "rest": jnp.arange(3.0)}
-    return TrainState(jnp.int32(step), None, params, None, {"mu": -params["rest"]}, None)
+    params = {"head": {"kernel": jnp.float32(noise), "bias": jnp.arange(3.0)}}
+    return TrainState(jnp.int32(step), None, params, None, {"mu": -params["head"]["bias"]}, None)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_the_newest_comes_back_whole_and_on_the_host(folder):
     with Checkpoints(folder, keep=2) as checkpoints:
         state = checkpoints.restore(jax.eval_shape(lambda: state_at(0)))
     assert int(state.step) == 3 and state.ema_params is None
-    assert isinstance(state.params["rest"], np.ndarray)
+    assert isinstance(state.params["head"]["bias"], np.ndarray)
     jax.tree.map(np.testing.assert_array_equal, state.params, state_at(3).params)
     np.testing.assert_array_equal(state.opt_state["mu"], [0, -1, -2])
 

@@ -7,8 +7,8 @@ import tensorboardX
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 
-from gcvit_flax.training.metrics import MetricsLog, read_metrics
-from gcvit_flax.training.workdir import locked, read_settings, run_to_resume, start_afresh, write_settings
+from gcvit_flax.training.report.metrics import MetricsLog, read_metrics
+from gcvit_flax.training.workdir import locked, read_run_config, run_to_resume, start_afresh, write_run_config
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def workdir(monkeypatch):
 def test_a_run_goes_on_and_starts_afresh(workdir):
     with locked(workdir):
         assert run_to_resume(workdir, {"seed": 1}, frozenset(), resume=True) is None
-        write_settings(workdir, {"seed": 1})
-    assert read_settings(workdir) == {"seed": 1}
+        write_run_config(workdir, {"seed": 1})
+    assert read_run_config(workdir) == {"seed": 1}
     (workdir / "checkpoints" / "3").mkdir(parents=True)
     (workdir / "checkpoints" / "3" / "data").write_bytes(b"0")
     assert run_to_resume(workdir, {"seed": 1}, frozenset(), resume=True) == {"seed": 1}

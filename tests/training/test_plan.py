@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from gcvit_flax.training.config import TrainConfig
-from gcvit_flax.training.plan import Plan, settle
+from gcvit_flax.training.plan import Plan, resolve_defaults
 from gcvit_flax.training.presets import PRESETS
+from gcvit_flax.training.train_config import TrainConfig
 from gcvit_flax.variants import VARIANTS
 
 
@@ -49,9 +49,9 @@ def test_data_smaller_than_a_batch():
 
 @pytest.mark.parametrize(("variant", "batch_size"), [("gcvit_tiny", 4096), ("gcvit_base", 1024)])
 def test_the_imagenet_preset_is_the_official_recipe(variant, batch_size):
-    config = settle(PRESETS["imagenet"], VARIANTS[variant])
+    config = resolve_defaults(PRESETS["imagenet"], VARIANTS[variant])
     assert (config.batch_size, config.learning_rate) == (batch_size, 5e-3)
-    half = settle(dataclasses.replace(PRESETS["imagenet"], batch_size=batch_size // 2), VARIANTS[variant])
+    half = resolve_defaults(dataclasses.replace(PRESETS["imagenet"], batch_size=batch_size // 2), VARIANTS[variant])
     assert half.learning_rate == 2.5e-3
 
     plan = Plan(config, 1_281_167)
@@ -63,13 +63,13 @@ def test_the_imagenet_preset_is_the_official_recipe(variant, batch_size):
 
 def test_layers_learn_at_different_rates_only_where_they_have_learned_before():
     config = TrainConfig(layer_decay=0.8)
-    assert settle(config, VARIANTS["gcvit_tiny"]).layer_decay == 1
+    assert resolve_defaults(config, VARIANTS["gcvit_tiny"]).layer_decay == 1
     config = dataclasses.replace(config, init_from="weights/tiny")
-    assert settle(config, VARIANTS["gcvit_tiny"]).layer_decay == 0.8
+    assert resolve_defaults(config, VARIANTS["gcvit_tiny"]).layer_decay == 0.8
 
 
 def test_the_flowers_preset_is_the_keras_run():
-    config = settle(PRESETS["flowers"], VARIANTS["gcvit_xxtiny"])
+    config = resolve_defaults(PRESETS["flowers"], VARIANTS["gcvit_xxtiny"])
     plan = Plan(config, 3303)
     assert plan.last_step == 516 and len(evaluations(plan)) == 5  # 103.2 steps an epoch; Keras rounds up to 104.
     assert {plan.schedule(step) for step in (0, 1, 200, 515)} == {1e-3}

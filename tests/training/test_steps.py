@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from small import TINY
 
+from gcvit_flax.data.sources import ListSource
 from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.model.init import init_params
-from gcvit_flax.training.config import TrainConfig
-from gcvit_flax.training.data import Listed
 from gcvit_flax.training.evaluation import run_evaluation
-from gcvit_flax.training.losses import in_top, smoothed_targets
+from gcvit_flax.training.losses import smoothed_targets, top_k_correct
 from gcvit_flax.training.steps import (
+    create_train_state,
     make_eval_step,
     make_sync_check,
     make_train_step,
     replicate,
     shard,
-    start_state,
 )
+from gcvit_flax.training.train_config import TrainConfig
 
 DEVICES = jax.local_devices()
 CONFIG = TrainConfig(batch_size=4, color_jitter=0.2, ema_decay=0.5)
@@ -44,7 +44,7 @@ def model():
 def initial_state(model):
     """On the host, to be put on any devices, and donated, again and again."""
     params = init_params(model, jax.random.key(0))
-    return jax.device_get(start_state(model, params, CONFIG))
+    return jax.device_get(create_train_state(model, params, CONFIG))
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +140,10 @@ def test_losses():
     labels = jnp.array([1, 2])
     np.testing.assert_allclose(smoothed_targets(labels, 3, 0.3), [[0.1, 0.8, 0.1], [0.1, 0.1, 0.8]], rtol=1e-6)
     np.testing.assert_array_equal(smoothed_targets(labels, 3, 0.0), [[0, 1, 0], [0, 0, 1]])
-    assert in_top(logits, labels, 1).tolist() == [False, False]  # A tie goes to the earlier class.
-    assert in_top(logits, labels, 2).tolist() == [True, False]
-    assert in_top(logits, labels, 5).tolist() == [True, True]
-    assert in_top(logits.at[0].set(jnp.nan), labels, 1).tolist() == [False, False]
+    assert top_k_correct(logits, labels, 1).tolist() == [False, False]  # A tie goes to the earlier class.
+    assert top_k_correct(logits, labels, 2).tolist() == [True, False]
+    assert top_k_correct(logits, labels, 5).tolist() == [True, True]
+    assert top_k_correct(logits.at[0].set(jnp.nan), labels, 1).tolist() == [False, False]
 
 
 def test_evaluation_is_exact_where_the_last_batch_is_short(model):
@@ -152,7 +152,7 @@ def test_evaluation_is_exact_where_the_last_batch_is_short(model):
     rng = np.random.default_rng(0)
     images = list(rng.integers(0, 255, (7, 32, 32, 3), dtype=np.uint8))
     labels = rng.integers(0, 3, 7)
-    source = Listed(images, labels, [""] * 7)
+    source = ListSource(images, labels, [""] * 7)
     step = make_eval_step(model, DEVICES)
     replicated = replicate(params, DEVICES)
     result = run_evaluation(step, replicated, source, model.preprocessing, 4, DEVICES)

@@ -3,8 +3,8 @@ import shutil
 import pytest
 from etils import epath
 
-from gcvit_flax.training.metrics import MetricsLog, read_metrics, score
-from gcvit_flax.training.workdir import locked, read_settings, run_to_resume, start_afresh, write_settings
+from gcvit_flax.training.report.metrics import MetricsLog, read_metrics, score
+from gcvit_flax.training.workdir import locked, read_run_config, run_to_resume, start_afresh, write_run_config
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def workdir(tmp_path) -> epath.Path:
 def start(workdir, facts: dict, checkpoint: bool = True, resume: bool = True) -> None:
     assert run_to_resume(workdir, facts, frozenset(), resume) is None
     start_afresh(workdir)
-    write_settings(workdir, facts | {"model": "as it was"})
+    write_run_config(workdir, facts | {"model": "as it was"})
     if checkpoint:
         (workdir / "checkpoints" / "5").mkdir(parents=True)
 
@@ -32,7 +32,7 @@ def test_a_run_that_trained_nothing_gives_way(workdir):
     start(workdir, {"seed": 1}, checkpoint=False)
     (workdir / "checkpoints" / "5.orbax-checkpoint-tmp-17").mkdir(parents=True)  # As a crash in a save leaves it.
     start(workdir, {"seed": 2})
-    assert read_settings(workdir)["seed"] == 2
+    assert read_run_config(workdir)["seed"] == 2
 
 
 def test_starting_afresh_removes_what_a_run_wrote_and_nothing_else(workdir):
@@ -59,7 +59,7 @@ def test_a_crash_while_starting_afresh_is_no_dead_end(workdir, monkeypatch):
     assert run_to_resume(workdir, {"seed": 1}, frozenset(), resume=True) is None  # Half removed, it is no run any more.
     start_afresh(workdir)  # And another before config.json was written.
     start(workdir, {"seed": 3})
-    assert read_settings(workdir)["seed"] == 3
+    assert read_run_config(workdir)["seed"] == 3
 
 
 def test_a_crash_before_the_first_line_is_no_dead_end(workdir):

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from gcvit_flax.cli import run_cli
 from gcvit_flax.config import GCViTConfig
-from gcvit_flax.errors import run_cli
+from gcvit_flax.convert_weights import main
 from gcvit_flax.model.gcvit import GCViT, create_model
-from gcvit_flax.weights.cli import main
 from gcvit_flax.weights.convert import convert
-from gcvit_flax.weights.export import export
 from gcvit_flax.weights.tree import parameter_shapes, unflatten
+from gcvit_flax.weights.write import write_weights
 
 # Written by the programs themselves; see the README beside them.
-FILES = Path(__file__).parents[1] / "data" / "weights"
+FILES = Path(__file__).parents[1] / "fixtures"
 
 MICRO = GCViTConfig(
     image_size=128,
@@ -98,7 +98,7 @@ def official(tmp_path_factory, files):
     """The tensors of micro under their official names."""
     folder = tmp_path_factory.mktemp("official")
     convert(files / "micro.nvlabs.pth.tar", folder / "m")
-    export(folder / "m", folder / "m.safetensors", "official")
+    write_weights(folder / "m", folder / "m.safetensors", "official")
     return safetensors.numpy.load_file(folder / "m.safetensors")
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import create_model
-from gcvit_flax.weights.store import load_model, save_model
+from gcvit_flax.weights.model_folder import load_model, save_model
 from gcvit_flax.weights.tree import flatten
 
 

@@ -9,9 +9,9 @@ from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.variants import VARIANTS
 from gcvit_flax.weights.classes import imagenet_classes
 from gcvit_flax.weights.convert import convert
-from gcvit_flax.weights.export import export
-from gcvit_flax.weights.store import load_model, read_card, save_model
+from gcvit_flax.weights.model_folder import load_model, read_folder_config, save_model
 from gcvit_flax.weights.tree import flatten
+from gcvit_flax.weights.write import write_weights
 
 MICRO_FILES = (
     "micro.keras302.keras",
@@ -73,10 +73,10 @@ def test_averaged_weights(tmp_path, files, logits):
 
 def test_the_folder_and_the_report_say_where_the_weights_are_from(tmp_path, files):
     report = convert(files / "micro.nvlabs.pth.tar", tmp_path / "m", reference="gcvit_tf")
-    card = read_card(tmp_path / "m")
-    assert card["reference"] == "gcvit_tf"
-    assert card["parameter_count"] == 147_928
-    assert card["provenance"] == {
+    folder_config = read_folder_config(tmp_path / "m")
+    assert folder_config["reference"] == "gcvit_tf"
+    assert folder_config["parameter_count"] == 147_928
+    assert folder_config["provenance"] == {
         "source": "micro.nvlabs.pth.tar",
         "size_bytes": 1_454_761,
         "sha256": "0d5d6439845056d1df06bb04757d06c47dcee09a8079a9477df5baa46e2e70c0",
@@ -111,19 +111,19 @@ def test_a_new_head_and_another_size(tmp_path, files):
     model, variables = load_model(tmp_path / "m")
     assert model.config.image_size == model.preprocessing.image_size == (96, 160)
     assert variables["params"]["head"]["kernel"].shape == (64, 3)
-    assert read_card(tmp_path / "m")["provenance"]["changes"] == list(report.changes)
+    assert read_folder_config(tmp_path / "m")["provenance"]["changes"] == list(report.changes)
 
 
 def test_a_variant_is_named_and_checked(tmp_path, make_variables):
     config = VARIANTS["gcvit_xxtiny"]
     save_model(tmp_path / "m", *_model_and_variables(config, make_variables))
-    export(tmp_path / "m", tmp_path / "x.weights.h5", "gcvit_tf")
+    write_weights(tmp_path / "m", tmp_path / "x.weights.h5", "gcvit_tf")
     report = convert(tmp_path / "x.weights.h5", tmp_path / "again", variant="gcvit_xxtiny")
     assert "gcvit_xxtiny, 224x224 px, 1000 classes" in str(report)
     assert "CC-BY-NC-SA-4.0" in report.licence
-    card = read_card(tmp_path / "again")
-    assert card["variant"] == "gcvit_xxtiny" and card["parameter_count"] == 11_995_428
-    assert card["class_names"] == imagenet_classes()
+    folder_config = read_folder_config(tmp_path / "again")
+    assert folder_config["variant"] == "gcvit_xxtiny" and folder_config["parameter_count"] == 11_995_428
+    assert folder_config["class_names"] == imagenet_classes()
     assert load_model(tmp_path / "again")[0].config == config
     with pytest.raises(UserError, match=r"is gcvit_xxtiny, .* expected gcvit_tiny"):
         convert(tmp_path / "x.weights.h5", tmp_path / "n", variant="gcvit_tiny")
@@ -143,7 +143,7 @@ def test_class_names_are_imagenets():
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 def test_half_precision_is_cast_and_said(tmp_path, files, kind):
     convert(files / "micro.nvlabs.pth.tar", tmp_path / "plain")
-    export(tmp_path / "plain", tmp_path / "plain.safetensors", "official")
+    write_weights(tmp_path / "plain", tmp_path / "plain.safetensors", "official")
     tensors = safetensors.numpy.load_file(tmp_path / "plain.safetensors")
     dtype = np.dtype(getattr(ml_dtypes, kind, kind))
     half = {name: values.astype(dtype) if values.dtype == np.float32 else values for name, values in tensors.items()}

@@ -9,8 +9,8 @@ from gcvit_flax.errors import UserError
 from gcvit_flax.weights import download as module
 from gcvit_flax.weights.convert import convert
 from gcvit_flax.weights.download import download, fetch, is_published, sha256
+from gcvit_flax.weights.model_folder import read_folder_config
 from gcvit_flax.weights.published import PUBLISHED, Published
-from gcvit_flax.weights.store import read_card
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB, several chunks
 
@@ -128,7 +128,7 @@ def test_a_url_converts(server, tmp_path, files, monkeypatch):
     server.content = (files / "micro.keras302.keras").read_bytes()
     report = convert(server.url, tmp_path / "m")
     assert server.url in str(report)
-    assert read_card(tmp_path / "m")["provenance"]["source"] == server.url
+    assert read_folder_config(tmp_path / "m")["provenance"]["source"] == server.url
     assert len(list((tmp_path / "cache" / "gcvit_flax").rglob("weights.bin"))) == 1
 
 
@@ -140,7 +140,7 @@ def test_a_published_name_converts(server, tmp_path, files, monkeypatch):
     monkeypatch.setitem(PUBLISHED, "gcvit_test", Published(server.url, len(server.content), sha256(source)))
     report = convert("gcvit_test", tmp_path / "m")
     assert report.licence == "CC-BY-NC-SA-4.0" and report.notice is None
-    assert read_card(tmp_path / "m")["weights_licence"] == "CC-BY-NC-SA-4.0"
+    assert read_folder_config(tmp_path / "m")["weights_licence"] == "CC-BY-NC-SA-4.0"
     assert is_published("x", source), "told by its size"
 
 

@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 
 from gcvit_flax.weights.convert import convert
-from gcvit_flax.weights.store import load_model
+from gcvit_flax.weights.model_folder import load_model
 
 
 def _with(tmp_path, official, **changes):

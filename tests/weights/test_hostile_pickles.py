@@ -8,7 +8,7 @@ import torch_pickle
 from torch_pickle import Call, Global
 
 from gcvit_flax.weights.convert import convert
-from gcvit_flax.weights.store import load_model
+from gcvit_flax.weights.model_folder import load_model
 from gcvit_flax.weights.tree import flatten
 
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.model.gcvit import create_model
-from gcvit_flax.weights.export import export
+from gcvit_flax.weights.model_folder import save_model
 from gcvit_flax.weights.read import read_config, read_parameters
-from gcvit_flax.weights.recognise import open_source
-from gcvit_flax.weights.store import save_model
+from gcvit_flax.weights.recognize import open_weight_file
 from gcvit_flax.weights.tree import unflatten
+from gcvit_flax.weights.write import write_weights
 
 EVERY_TARGET = (
     ("keras_io", ".keras"),
@@ -52,11 +52,11 @@ def test_any_configuration_survives_every_format(tmp_path_factory, make_variable
         if target == "timm" and config.embed_dim % 32:
             continue
         path = folder / f"{target}{suffix}"
-        export(folder / "m", path, target)
+        write_weights(folder / "m", path, target)
         if target == "official":  # The same state dict in PyTorch's own container.
             path = folder / "official.pth"
             torch_pickle.write_state_dict(path, safetensors.numpy.load_file(folder / "official.safetensors"))
-        with open_source(path) as source:
+        with open_weight_file(path) as source:
             found, names = read_config(source, path, None)
             flat, _ = read_parameters(source, path, names, allow_nonfinite=False)
         assert_same_tree(unflatten(flat), variables["params"])

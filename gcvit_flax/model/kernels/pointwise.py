@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from gcvit_flax.model.remat import keep
+from gcvit_flax.model.rematerialize import save_for_backward
 
 
 @jax.custom_vjp
@@ -25,7 +25,7 @@ def _gelu_backward(x: jax.Array, gradient: jax.Array):
     return (gradient * (_normal_distribution(x) + x * density),)
 
 
-gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
+gelu.defvjp(lambda x: (gelu(x), save_for_backward(x)), _gelu_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -41,7 +41,7 @@ def _layer_norm_forward(x, scale, bias, epsilon):
     wide = x.astype(jnp.float32)
     mean = wide.mean(-1, keepdims=True)
     factor = jax.lax.rsqrt(jnp.square(wide - mean).mean(-1, keepdims=True) + epsilon)
-    mean, factor = keep((mean, factor))
+    x, mean, factor = save_for_backward((x, mean, factor))
     return (wide - mean) * factor * scale + bias, (x, scale, mean, factor)
 
 

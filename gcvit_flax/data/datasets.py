@@ -1,0 +1,36 @@
+"""From what a command line calls its data to the data set."""
+
+from pathlib import Path
+
+from gcvit_flax.data.digits import open_digits
+from gcvit_flax.data.folders import open_folder
+from gcvit_flax.data.sources import Dataset
+from gcvit_flax.errors import UserError
+
+
+def open_data(spec: str, val_fraction: float = 0.1, split: str | None = None) -> Dataset:
+    """Opens `digits`, `folder:PATH` or `tfds:NAME`.
+
+    A folder holds PATH/{train,val or test}/CLASS/IMAGE, PATH/train/CLASS/IMAGE or PATH/CLASS/IMAGE; where no
+    held-out part exists, a stratified `val_fraction` with a fixed seed is. `split` names the part to use for
+    validation: a folder below PATH, or tfds split syntax.
+
+    Raises:
+      UserError: (a ValueError) data that is missing, empty, of one class only, or a spec of another form.
+    """
+    if not 0 < val_fraction < 1:
+        raise UserError(f"--val-fraction must be above 0 and below 1, got {val_fraction}")
+    kind, _, name = spec.partition(":")
+    if spec == "digits":
+        data = open_digits(val_fraction)
+    elif kind == "folder" and name:
+        data = open_folder(Path(name).expanduser(), val_fraction, split)
+    elif kind == "tfds" and name:
+        from gcvit_flax.data.tfds import open_tfds
+
+        data = open_tfds(name, val_fraction, split)
+    else:
+        raise UserError(f"unknown data {spec!r}: expected digits, folder:PATH or tfds:NAME")
+    if len(data.class_names) < 2:
+        raise UserError(f"{spec} has the single class {data.class_names[0]!r}: a classifier needs at least two")
+    return data

@@ -1,0 +1,81 @@
+"""One decoder for training, evaluation and prediction: files, bytes and arrays to upright RGB images."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from gcvit_flax.errors import UserError
+
+
+class UnreadableImage(UserError):
+    """An image that is missing or damaged, which a run may pass over where it is told to."""
+
+
+def decode(source: Any, name: str = "") -> Image.Image:
+    """An upright RGB image from a path, encoded bytes, a Pillow image or a uint8 array (H, W) or (H, W, 1, 3 or 4).
+
+    EXIF orientation is applied, alpha dropped, greyscale and CMYK converted, 16-bit greyscale scaled to 8 bits; of
+    an animation the first frame is taken. `name` is what an error calls bytes and arrays.
+
+    Raises:
+      UnreadableImage: (a UserError) what is missing or not an image that Pillow can read.
+      UserError: (a ValueError) an array of another type or shape.
+    """
+    with opened(source, name) as image:
+        return to_rgb(image)
+
+
+@contextlib.contextmanager
+def opened(source: Any, name: str) -> Iterator[Image.Image]:
+    """A Pillow image, of which a file's pixels are not read yet; what goes wrong inside is blamed on the file."""
+    if isinstance(source, Image.Image):
+        yield source
+        return
+    if isinstance(source, np.ndarray):
+        yield _from_array(source, name or "array")
+        return
+    name = name or ("image" if isinstance(source, bytes) else str(source))
+    missing = UnreadableImage(f"{name}: there is no such image file, check the path")
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise missing
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            yield image
+    except (FileNotFoundError, NotADirectoryError) as error:  # It went away after the look at it above.
+        raise missing from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * Image.MAX_IMAGE_PIXELS
+        raise UnreadableImage(
+            f"{name}: more than the {limit:,} pixels that Pillow reads; shrink or remove it"
+        ) from error
+    except UnidentifiedImageError as error:  # Whose words only repeat the path.
+        raise UnreadableImage(f"{name}: not an image that Pillow can read; replace or remove it") from error
+    except Exception as error:  # Damaged files make Pillow raise nearly everything, struct.error and RuntimeError too.
+        raise UnreadableImage(f"{name}: not an image that Pillow can read ({error}); replace or remove it") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An upright RGB image, without a copy where it is one already: a photo of 100 megapixels takes 400 MB."""
+    image.load()
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit greyscale; convert("RGB") would clip it at 255.
+        image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:  # Pillow warns where it goes to RGB at once.
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_array(array: np.ndarray, name: str) -> Image.Image:
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in array.shape:
+        raise UserError(
+            f"{name}: expected a uint8 array (H, W) or (H, W, 1, 3 or 4) of values 0..255, "
+            f"got {array.dtype} {array.shape}"
+        )
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array).convert("RGB")

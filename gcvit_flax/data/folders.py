@@ -1,0 +1,60 @@
+"""Data sets that are folders of images, one folder a class."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gcvit_flax.data.image_files import is_image_file
+from gcvit_flax.data.sources import TRAIN, Dataset, ListSource, hold_out
+from gcvit_flax.errors import UserError
+
+_VALIDATION = ("val", "test")
+
+
+def open_folder(root: Path, val_fraction: float, split: str | None) -> Dataset:
+    """Opens ROOT/{train,val or test}/CLASS/IMAGE, ROOT/train/CLASS/IMAGE or ROOT/CLASS/IMAGE.
+
+    Where nothing is held out, a stratified `val_fraction` is; `split` names the folder to validate on.
+
+    Raises:
+      UserError: (a ValueError) folders that are missing, empty, or of classes that do not fit each other.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder: give folder:PATH with PATH/CLASS/IMAGE or PATH/train/CLASS/IMAGE")
+    train_root = root / TRAIN if (root / TRAIN).is_dir() else root
+    if split is not None and not (root / split).is_dir():
+        raise UserError(f"{root} has no folder {split!r} to use as the split: it holds {_shown_folders(root)}")
+    held_out = [root / name for name in ([split] if split else _VALIDATION) if (root / name).is_dir()]
+    if train_root == root and held_out:
+        train_root = held_out[0]  # Only evaluation data: there is nothing to train on, and no fraction to hold out.
+    class_names = tuple(sorted(path.name for path in _class_folders(train_root)))
+    if not class_names:
+        raise UserError(f"{train_root} holds no class folders: expected {train_root}/CLASS/IMAGE")
+    train = _list_images(train_root, class_names)
+    if held_out:
+        return Dataset(train, _list_images(held_out[0], class_names), class_names)
+    return hold_out(train, class_names, val_fraction)
+
+
+def _list_images(root: Path, class_names: tuple[str, ...]) -> ListSource:
+    unknown = sorted({path.name for path in _class_folders(root)} - set(class_names))
+    if unknown:
+        raise UserError(f"{root} has classes that the training data lacks: {', '.join(unknown)}; remove or rename them")
+    paths, labels = [], []
+    for label, name in enumerate(class_names):
+        folder = root / name
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        images = [path for path in files if is_image_file(path)]
+        if not images:
+            raise UserError(f"class folder {folder} holds no images: add some, or remove the class")
+        paths += images
+        labels += [label] * len(images)
+    return ListSource(paths, np.array(labels), [str(path) for path in paths])
+
+
+def _class_folders(root: Path) -> list[Path]:
+    return [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+
+
+def _shown_folders(root: Path) -> str:
+    return ", ".join(sorted(path.name for path in _class_folders(root))) or "none"

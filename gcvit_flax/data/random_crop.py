@@ -1,0 +1,68 @@
+"""The random crop of training, decoded no larger than it needs."""
+
+import math
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from gcvit_flax.config import Size
+from gcvit_flax.data.decode import opened, to_rgb
+
+
+def random_resized_crop(
+    source: Any, size: Size, rng: np.random.Generator, area: tuple[float, float], name: str = ""
+) -> np.ndarray:
+    """A random crop resized to `size`, uint8 (H, W, 3): a share in `area` of the image, `source` as in `decode`.
+
+    A JPEG much larger than `size` needs is decoded at a half, quarter or eighth, and at no less than twice `size`:
+    several times faster, and the antialiased resize that follows gives the same pixels within a few grey levels.
+    """
+    with opened(source, name) as image:
+        reducible = isinstance(image, JpegImageFile)
+        if not reducible:
+            image = to_rgb(image)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if reducible else 1
+        full_size = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
+        left, top, right, bottom = _random_box(full_size, rng, area)
+        excess = min((right - left) / size[1], (bottom - top) / size[0])
+        factor = _reduce(image, excess / 2) if reducible else 1
+        image = to_rgb(image)
+    # A side that the factor does not divide is rounded up, at its end, which a mirroring orientation makes the start.
+    x = (image.width - full_size[0] / factor) * (orientation in (2, 3, 6, 7))
+    y = (image.height - full_size[1] / factor) * (orientation in (3, 4, 7, 8))
+    box = (left / factor + x, top / factor + y, right / factor + x, bottom / factor + y)
+    return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, box=box))
+
+
+def _reduce(image: JpegImageFile, at_most: float) -> int:
+    """Makes `image` decode at 1 / factor of its size and gives the factor, the largest one up to `at_most`."""
+    factor = max(factor for factor in (1, 2, 4, 8) if factor == 1 or factor <= at_most)
+    drafted = image.draft(None, (image.width // factor, image.height // factor))
+    return factor if drafted else 1
+
+
+def _random_box(
+    size: Size, rng: np.random.Generator, area: tuple[float, float], aspect: tuple[float, float] = (3 / 4, 4 / 3)
+) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a share in `area` of (width, height) `size`, its width/height in `aspect`.
+
+    The aspect ratio is drawn log-uniformly; where ten draws do not fit the image, the largest middle part that does
+    is taken (Szegedy et al., 2015, the usual ImageNet crop).
+    """
+    full_width, full_height = size
+    for _ in range(10):
+        pixels = full_width * full_height * rng.uniform(*area)
+        ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        width, height = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        if 0 < width <= full_width and 0 < height <= full_height:
+            left = rng.integers(full_width - width + 1)
+            top = rng.integers(full_height - height + 1)
+            break
+    else:
+        ratio = min(max(full_width / full_height, aspect[0]), aspect[1])
+        width = min(full_width, max(1, round(full_height * ratio)))
+        height = min(full_height, max(1, round(full_width / ratio)))
+        left, top = (full_width - width) // 2, (full_height - height) // 2
+    return left, top, left + width, top + height

@@ -1,0 +1,49 @@
+"""Inference with all that depends on parameters alone computed beforehand."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from gcvit_flax.config import GCViTConfig
+from gcvit_flax.model.attention import relative_position_bias
+from gcvit_flax.model.gcvit import GCViT
+
+
+def fuse_parameters(model: GCViT, variables: dict[str, Any]) -> tuple[GCViT, dict[str, Any]]:
+    """A model and variables of the same logits (to rounding), with less to compute: `model.apply` as before.
+
+    The attention scale is multiplied into the projection to queries (to keys where the query is global), layer scale
+    into the layers before it, and bias tables become biases (h, T, T). Fused parameters cannot be taken apart: keep the
+    originals for training and conversion. A fused model comes back as it is.
+    """
+    if model.fused:
+        return model, variables
+    # What changes does so on the host, in NumPy: as JAX operations, each would be compiled. The rest is shared.
+    params = flatten_dict(variables["params"], sep="/")
+    for level, depth in enumerate(model.config.depths):
+        for block in range(depth):
+            _fuse_block(params, f"levels_{level}/blocks_{block}", model.config, level)
+    return model.clone(fused=True), {"params": jax.device_put(unflatten_dict(params, sep="/"))}
+
+
+def _fuse_block(params: dict[str, Any], block: str, config: GCViTConfig, level: int) -> None:
+    channels, heads = config.dims[level], config.num_heads[level]
+    scale = (channels // heads) ** -0.5 if config.qk_scale is None else config.qk_scale
+    for name in ("kernel", "bias") if config.qkv_bias else ("kernel",):
+        path = f"{block}/attn/qkv/{name}"
+        # Queries come first in a local block, keys in a global one.
+        scales = np.where(np.arange(params[path].shape[-1]) < channels, np.float32(scale), np.float32(1))
+        params[path] = np.asarray(params[path]) * scales
+
+    table = np.asarray(params.pop(f"{block}/attn/relative_position_bias_table"))
+    bias = relative_position_bias(table, config.window_size[level], config.relative_position_bias)
+    params[f"{block}/attn/relative_position_bias"] = np.broadcast_to(bias, (heads, *bias.shape[1:]))
+
+    if config.layer_scale is not None:
+        for gamma, layer in (("gamma1", "attn/proj"), ("gamma2", "mlp/fc2")):
+            factors = np.asarray(params.pop(f"{block}/{gamma}"))
+            for name in ("kernel", "bias"):
+                path = f"{block}/{layer}/{name}"
+                params[path] = np.asarray(params[path]) * factors

@@ -1,0 +1,39 @@
+"""What the backward pass reads from memory and what it computes again (Chen et al., 2016).
+
+Kernels mark what their gradients read and what is dear to compute again: the results of matrix products, convolutions
+and softmaxes. Everything else (norms, GELUs, sums) takes as long to read from memory as to compute.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import flax.linen as nn
+import jax
+from jax.ad_checkpoint import checkpoint_name
+
+_SAVED = "saved"
+
+Arrays = TypeVar("Arrays")
+Policy = Callable[..., bool]
+
+
+def save_for_backward(arrays: Arrays) -> Arrays:
+    """Marks an array, or a tree of arrays, to be stored for the backward pass under `rematerialization_policy`."""
+    return jax.tree.map(lambda x: checkpoint_name(x, _SAVED), arrays)
+
+
+def rematerialization_policy(*, train: bool, remat: bool) -> Policy | None:
+    """What a backward pass stores: with `remat` nothing but the inputs of modules, else what is marked.
+
+    None where nothing is trained: the program would be the same, and takes half the time to trace.
+    """
+    if remat:
+        return jax.checkpoint_policies.nothing_saveable
+    return jax.checkpoint_policies.save_only_these_names(_SAVED) if train else None
+
+
+def rematerialize(module: nn.Module, *arguments: Any, policy: Policy | None, **options: Any) -> Any:
+    """`module(*arguments, **options)`, whose backward pass computes again what `policy` does not store."""
+    if policy is None:
+        return module(*arguments, **options)
+    return nn.remat(lambda module, *arguments: module(*arguments, **options), policy=policy)(module, *arguments)

@@ -1,0 +1,26 @@
+"""Trains a GCViT: `python train.py [PRESET] [--option value ...]`."""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from gcvit_flax.cli import run_cli
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses, then trains."""
+    from gcvit_flax.training.command_line import parse  # Needs the extra [train].
+
+    config = parse(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("gcvit_flax").setLevel(logging.INFO)
+    # After parsing, so that --help and usage errors come at once.
+    from gcvit_flax.devices import enable_compilation_cache
+    from gcvit_flax.training.launch import train
+
+    enable_compilation_cache()
+    train(config)
+
+
+if __name__ == "__main__":
+    run_cli(main)

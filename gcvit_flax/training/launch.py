@@ -1,0 +1,105 @@
+"""The training run from its command line to its end: what is decided before the first step."""
+
+import contextlib
+import dataclasses
+
+import jax.numpy as jnp
+from etils import epath
+
+from gcvit_flax.config import GCViTConfig, Preprocessing
+from gcvit_flax.data.datasets import open_data
+from gcvit_flax.data.sources import Dataset
+from gcvit_flax.devices import choose_devices, simulate_devices
+from gcvit_flax.errors import UserError
+from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.training import processes
+from gcvit_flax.training.checkpoints import Checkpoints
+from gcvit_flax.training.loop import TrainingRun
+from gcvit_flax.training.plan import resolve_defaults
+from gcvit_flax.training.preemption import SigtermWatch
+from gcvit_flax.training.setup import build_model
+from gcvit_flax.training.train_config import FREE_ON_RESUME, TrainConfig
+from gcvit_flax.training.workdir import CHECKPOINTS_NAME, locked, run_to_resume, start_afresh, write_run_config
+
+
+def train(config: TrainConfig) -> None:
+    """Runs, or takes up, the training run in `config.workdir` to its end or to SIGTERM, and says where all lies.
+
+    Raises:
+      UserError: (a ValueError) options, data or a workdir that do not fit, or a loss that is not finite.
+    """
+    if config.data is None:
+        raise UserError("this preset has no data of its own: give --data folder:PHOTOS or --data tfds:NAME")
+    simulate_devices(config.devices)
+    processes.join(config.coordinator, config.num_processes, config.process_id)
+    workdir = epath.Path(config.workdir).expanduser()
+    if "://" not in str(workdir):
+        workdir = workdir.absolute()  # As Orbax needs it.
+    with contextlib.ExitStack() as stack:
+        with processes.raising_together():
+            if processes.is_first():
+                stack.enter_context(locked(workdir))
+            data = open_data(config.data, config.val_fraction)
+            facts = _facts(config, data)
+            saved = run_to_resume(workdir, facts, FREE_ON_RESUME, config.resume)
+            run = _make_run(workdir, config, data, saved)
+        shared = {name: value for name, value in facts.items() if name != "process_id"}
+        processes.check_equal("options, data or workdirs", [shared, saved is None])
+        with processes.raising_together():  # Nothing of an earlier run is removed before all fits.
+            if processes.is_first():
+                if saved is None:
+                    start_afresh(workdir)
+                write_run_config(workdir, facts | _describe(run.model))
+        stack.enter_context(processes.exiting_on_error())
+        sigterm = stack.enter_context(SigtermWatch())
+        checkpoints = stack.enter_context(Checkpoints(workdir / CHECKPOINTS_NAME, config.keep))
+        processes.check_equal("checkpoints", checkpoints.latest_step)
+        if run.is_done(checkpoints):
+            if processes.is_first():
+                print(
+                    f"{config.workdir}: this run is done, at step {checkpoints.latest_step}, and its model is in "
+                    f"{config.workdir}/model; use --no-resume to start afresh, or another --workdir"
+                )
+        else:
+            run.execute(checkpoints, sigterm)
+        processes.wait_for_all("the run has ended")
+
+
+def _facts(config: TrainConfig, data: Dataset) -> dict:
+    """What must not change when a run is taken up again, nor differ between hosts."""
+    return {
+        **dataclasses.asdict(config),
+        "class_names": list(data.class_names),
+        "training_examples": len(data.train),
+        "validation_examples": len(data.validation),
+    }
+
+
+def _make_run(workdir: epath.Path, config: TrainConfig, data: Dataset, saved: dict | None) -> TrainingRun:
+    """The run to go on with, which needs nothing but its workdir, or a new one."""
+    if saved is None:
+        _check_init_from(config, workdir)
+        model = build_model(config, data.class_names)
+    else:
+        model = GCViT(
+            GCViTConfig(**saved["model"]),
+            Preprocessing(**saved["preprocessing"]),
+            dtype=jnp.dtype(config.dtype),
+            remat=config.remat,
+        )
+    config = resolve_defaults(config, model.config)
+    # Mixing pairs neighbours.
+    unit = config.accumulation_steps * (2 if config.mixup or config.cutmix else 1)
+    return TrainingRun(config, data, model, choose_devices(config.batch_size, config.devices, unit), workdir)
+
+
+def _describe(model: GCViT) -> dict:
+    return {"model": dataclasses.asdict(model.config), "preprocessing": dataclasses.asdict(model.preprocessing)}
+
+
+def _check_init_from(config: TrainConfig, workdir: epath.Path) -> None:
+    if config.init_from and workdir in epath.Path(config.init_from).expanduser().absolute().parents:
+        raise UserError(
+            f"--init-from {config.init_from} lies in the workdir {config.workdir}, which is to be replaced: "
+            "choose another --workdir"
+        )

@@ -1,0 +1,121 @@
+"""Several hosts as one: joining them, failing together, and what only the first of them does."""
+
+import json
+import os
+import sys
+import traceback
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from gcvit_flax.errors import UserError, summarize_error
+
+# A host that fails must not keep the others waiting for minutes at the exit.
+_SHUTDOWN_SECONDS = 20
+_HEARTBEAT_SECONDS = 60
+
+
+def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Connects this process to the run's others, where there are any; call it before JAX looks for devices.
+
+    With every argument None, JAX finds out by itself on Cloud TPU, Slurm, Open MPI and Kubernetes or from
+    JAX_COORDINATOR_ADDRESS, and elsewhere the process stays alone.
+
+    Raises:
+      UserError: (a ValueError) arguments that are incomplete, or hosts that cannot be reached.
+    """
+    if jax.distributed.is_initialized():
+        return
+    asked = (coordinator, num_processes, process_id) != (None, None, None)
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        )
+    except ValueError as error:  # JAX's answer where it finds no cluster.
+        if asked:
+            raise UserError(
+                f"the hosts cannot be joined ({error}): give --coordinator HOST:PORT, --num-processes and --process-id "
+                "on every host"
+            ) from error
+    except RuntimeError as error:
+        if not asked and "must be called before" in str(error):
+            return  # In a notebook or a test, JAX is running already: on its own.
+        raise UserError(
+            f"the hosts cannot be joined ({summarize_error(error)}): check that --coordinator is the first host's "
+            "address and free port, that every host runs the command, and that each has its own --process-id"
+        ) from error
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes logs and the model folder and speaks to people."""
+    return jax.process_index() == 0
+
+
+def count() -> int:
+    """How many processes train together."""
+    return jax.process_count()
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once every process has come to the place called `name`."""
+    multihost_utils.sync_global_devices(name)
+
+
+def check_equal(what: str, facts: Any) -> None:
+    """Compares `facts`, anything that becomes JSON, among all hosts.
+
+    Raises:
+      UserError: (a ValueError) they differ.
+    """
+    if count() > 1:
+        checksum = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+        if len(set(multihost_utils.process_allgather(np.uint32(checksum)).tolist())) > 1:
+            raise UserError(f"the hosts have different {what}: start the same command on all, with the same files")
+
+
+@contextmanager
+def raising_together() -> Iterator[None]:
+    """Runs the block on every host; an error on one becomes an error on all, instead of leaving the others waiting.
+
+    Raises:
+      UserError: (a ValueError) another host failed.
+    """
+    error = None
+    try:
+        yield
+    except (UserError, OSError) as own_error:
+        error = own_error
+    if count() > 1:
+        failed = multihost_utils.process_allgather(np.array(error is not None))
+        if error is None and failed.any():
+            raise UserError(f"process {int(failed.argmax())} could not go on: see its own message for what to do")
+    if error is not None:
+        raise error
+
+
+@contextmanager
+def exiting_on_error() -> Iterator[None]:
+    """An error in the block ends this process at once where others train with it.
+
+    The usual way out waits for them, and they wait in the middle of a step; when they miss this process, JAX ends
+    them.
+    """
+    try:
+        yield
+    except Exception as error:
+        if count() == 1:
+            raise
+        if isinstance(error, (UserError, OSError)):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            traceback.print_exc()
+        os._exit(1)

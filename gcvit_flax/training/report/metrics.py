@@ -1,0 +1,118 @@
+"""What a run writes about itself: metrics.jsonl, TensorBoard events and curves.png."""
+
+import io
+import json
+import logging
+
+import numpy as np
+from etils import epath
+
+from gcvit_flax.atomic import replace_bytes, replace_text
+
+logger = logging.getLogger("gcvit_flax")
+
+METRICS_NAME = "metrics.jsonl"
+
+
+def read_metrics(workdir: epath.PathLike) -> list[dict]:
+    """The lines of a workdir's metrics.jsonl; a last line that a crash cut short is left out."""
+    path = epath.Path(workdir) / METRICS_NAME
+    lines = path.read_text().splitlines() if path.exists() else []
+    records = []
+    for line in lines:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+class MetricsLog:
+    """Appends metrics to a workdir; what a stopped run wrote beyond `start_step` is dropped first.
+
+    Without `writes`, as on all hosts but the first, it only remembers them.
+    """
+
+    def __init__(self, workdir: epath.PathLike, start_step: int, writes: bool = True):
+        self._workdir = epath.Path(workdir)
+        self._remote = "://" in str(workdir)
+        self._events = None
+        self.records = [record for record in read_metrics(workdir) if record["step"] <= start_step]
+        if writes:
+            from tensorboardX import SummaryWriter  # Slow to import.
+
+            self._replace()
+            # An endless queue: where the disk is full its writer dies, and a queue that fills up would wait for ever.
+            self._events = SummaryWriter(str(workdir), purge_step=start_step + 1, max_queue=0)
+
+    def write(self, step: int, epoch: float, **values: float) -> None:
+        """Records `values` at `step` in metrics.jsonl and as TensorBoard scalars."""
+        record = {"step": step, "epoch": round(epoch, 4), **values}
+        self.records.append(record)
+        if self._events is None:
+            return
+        if self._remote:
+            self._replace()  # Object stores cannot append.
+        else:
+            with open(self._workdir / METRICS_NAME, "a") as stream:
+                stream.write(json.dumps(record) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether there is an evaluation after `step`."""
+        return any(record["step"] == step and "val_loss" in record for record in self.records)
+
+    def best(self, prefix: str) -> float | None:
+        """The highest score so far of the evaluations named `prefix`, None before the first."""
+        evaluations = [record for record in self.records if f"{prefix}_top1" in record]
+        return max(
+            (score({"top1": r[f"{prefix}_top1"], "loss": r[f"{prefix}_loss"]}) for r in evaluations), default=None
+        )
+
+    def close(self) -> None:
+        """Flushes the events and draws curves.png."""
+        if self._events is None:
+            return
+        try:
+            self._events.close()
+            if self.records:
+                replace_bytes(self._workdir / "curves.png", draw_curves(self.records))
+        except OSError as error:  # Not an error of its own, which would hide the one that ends the run.
+            logger.warning("events and curves.png cannot be written in %s (%s)", self._workdir, error)
+
+    def _replace(self) -> None:
+        replace_text(self._workdir / METRICS_NAME, "".join(json.dumps(record) + "\n" for record in self.records))
+
+
+def score(results: dict[str, float]) -> float:
+    """One number that ranks evaluations: top-1 accuracy first, and where that is equal, the smaller loss."""
+    # Accuracies differ by one image of at most some millions: far more than this.
+    return results["top1"] - 1e-9 * min(results["loss"], 100.0)
+
+
+def draw_curves(records: list[dict]) -> bytes:
+    """A PNG of losses, accuracies and the learning rate over the epochs."""
+    from matplotlib.figure import Figure  # Slow to import.
+
+    panels = {
+        "loss": ("train_loss", "val_loss", "ema_val_loss"),
+        "top-1 accuracy": ("train_top1", "val_top1", "ema_val_top1"),
+        "learning rate": ("learning_rate",),
+    }
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for name in names:
+            points = [(record["epoch"], record[name]) for record in records if name in record]
+            if points:
+                x, y = np.transpose(points)
+                axes.plot(
+                    x, y, label=name, marker=None if name.startswith(("train", "learning")) else "o", markersize=3
+                )
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    image = io.BytesIO()
+    figure.savefig(image, dpi=120)
+    return image.getvalue()

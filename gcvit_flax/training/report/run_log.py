@@ -1,0 +1,92 @@
+"""Everything a run tells while it trains: metrics, progress and where the time goes."""
+
+import time
+
+import jax
+import numpy as np
+from etils import epath
+
+from gcvit_flax.errors import UserError
+from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.training import processes
+from gcvit_flax.training.plan import Plan
+from gcvit_flax.training.report.metrics import MetricsLog, score
+from gcvit_flax.training.report.progress import Progress
+from gcvit_flax.training.report.timing import StepClock
+
+_MEANS = ("train_loss", "train_top1", "grad_norm", "param_norm")
+
+
+class RunLog:
+    """Gathers the metrics of steps and passes them on; only the first host's reaches files and people."""
+
+    def __init__(self, workdir: epath.Path, model: GCViT, plan: Plan, devices: list, start_step: int):
+        self._plan, self._schedule = plan, plan.schedule
+        self._progress = Progress(start_step, plan.last_step, speaks=processes.is_first())
+        self._log = MetricsLog(workdir, start_step, writes=processes.is_first())
+        self._recent = []  # Metrics of the steps since the last line.
+        self._began = time.perf_counter()
+        self._compiled = False
+        self.clock = StepClock(model, plan.config.batch_size, devices)
+
+    def step(self, metrics: dict[str, jax.Array], skipped: int) -> None:
+        """Takes a step's metrics, and waits for those of the step before: devices are never idle, nor far behind."""
+        self._recent.append({**metrics, "skipped_images": skipped})
+        if not self._compiled:
+            jax.block_until_ready(metrics)
+            self._compiled = True
+            self._progress.say(f"first step done after {time.perf_counter() - self._began:.0f} s")
+            self.clock.start()
+            self._progress.step()
+            return
+        with self.clock.waiting_for("device"):
+            self._recent[-2:-1] = jax.device_get(self._recent[-2:-1])
+        self.clock.step()
+        self._progress.step()
+
+    def training(self, step: int) -> None:
+        """Records the means over the steps since the last call.
+
+        Raises:
+          UserError: (a ValueError) a loss, gradients or parameters that are not finite.
+        """
+        with self.clock.waiting_for("device"):
+            recent, self._recent = jax.device_get(self._recent), []
+        values = {name: float(np.mean([metrics[name] for metrics in recent])) for name in _MEANS}
+        if not np.isfinite(list(values.values())).all():
+            raise UserError(
+                f"the training loss became {values['train_loss']:g}, with parameters of norm {values['param_norm']:g}, "
+                f"in steps {step - len(recent) + 1} to {step}: start again, in a new --workdir or with --no-resume, "
+                "with a lower --learning-rate or more --warmup-epochs; checkpoints from before are intact"
+            )
+        values |= {"learning_rate": float(self._schedule(step - 1)), **self.clock.report()}
+        if skipped := sum(metrics["skipped_images"] for metrics in recent):
+            values["skipped_images"] = int(skipped)
+        self._log.write(step, self._plan.epochs(step), **values)
+        self._progress.show(step, values)
+
+    def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
+        """Records evaluations, named "val" and, of the averaged parameters, "ema_val"."""
+        epoch = self._plan.epochs(step)
+        values = {f"{prefix}_{name}": value for prefix, r in results.items() for name, value in r.items()}
+        self._log.write(step, epoch, **values)
+        for prefix, r in results.items():
+            what = "validation" if prefix == "val" else "validation of the averaged parameters"
+            self._progress.say(
+                f"epoch {epoch:.1f} (step {step}), {what}: loss {r['loss']:.4f}, top-1 {r['top1']:.2%}, "
+                f"top-5 {r['top5']:.2%} of {r['count']}"
+            )
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the parameters after `step` were evaluated."""
+        return self._log.has_evaluation(step)
+
+    def improves(self, results: dict[str, dict[str, float]], prefix: str) -> bool:
+        """Whether the evaluation named `prefix` beats every earlier one."""
+        best = self._log.best(prefix)
+        return best is None or score(results[prefix]) > best
+
+    def close(self) -> None:
+        """Ends the bar, and flushes and draws what was recorded."""
+        self._progress.close()
+        self._log.close()

@@ -1,0 +1,1 @@
+"""What the network sees, as arrays and as pictures."""

@@ -1,0 +1,50 @@
+"""Pictures as PNG files, written whole or not at all."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from gcvit_flax.atomic import replace_bytes
+from gcvit_flax.errors import UserError
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raises UserError unless a PNG can be written at `path`: to call before the work."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UserError(f"a picture's name must end in .png, got {path}")
+    taken = path.is_dir() or (path.exists() and not os.access(path, os.W_OK))
+    if taken or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path} cannot be written: name a picture in a folder that exists and that you may write to")
+
+
+def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
+    """Writes uint8 (H, W, 3) to a PNG file of that size, all or nothing.
+
+    Raises:
+      UserError: (a ValueError) `path` cannot be written.
+    """
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    _write(path, encoded)
+
+
+def write_figure(path: str | os.PathLike, figure, **options) -> None:
+    """Writes a matplotlib figure, with savefig's `options`, to a PNG file, all or nothing.
+
+    Raises:
+      UserError: (a ValueError) `path` cannot be written.
+    """
+    encoded = io.BytesIO()
+    figure.savefig(encoded, format="png", **options)
+    _write(path, encoded)
+
+
+def _write(path: str | os.PathLike, encoded: io.BytesIO) -> None:
+    try:
+        replace_bytes(path, encoded.getvalue())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): choose another place") from error

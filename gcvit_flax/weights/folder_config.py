@@ -1,0 +1,134 @@
+"""The config.json of a model folder: everything but the parameters, for people and for `load_model`."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+import gcvit_flax
+from gcvit_flax.config import GCViTConfig, Preprocessing
+from gcvit_flax.errors import UserError
+from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.variants import variant_name
+
+FOLDER_CONFIG_NAME = "config.json"
+FORMAT = "gcvit_flax model folder"
+FORMAT_VERSION = 1
+_KEYS = (
+    "format_version",
+    "variant",
+    "reference",
+    "config",
+    "preprocessing",
+    "class_names",
+    "provenance",
+    "weights_licence",
+    "parameter_count",
+    "gcvit_flax_version",
+    "checkpoint",
+)
+
+
+def make_folder_config(
+    model: GCViT,
+    *,
+    class_names: Sequence[str] | None,
+    provenance: Mapping[str, Any] | None,
+    weights_licence: str | None,
+    parameter_count: int,
+    checkpoint: str,
+) -> dict[str, Any]:
+    """What config.json says of `model`; `checkpoint` names the Orbax folder beside it.
+
+    Raises:
+      UserError: another number of class names than the head has classes.
+    """
+    if class_names is not None and len(class_names) != model.config.num_classes:
+        raise UserError(
+            f"{len(class_names)} class names for a head of {model.config.num_classes} classes: give one name a class"
+        )
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "gcvit_flax_version": gcvit_flax.__version__,
+        "variant": variant_name(model.config),
+        "reference": model.config.reference,
+        "parameter_count": parameter_count,
+        "checkpoint": checkpoint,
+        "config": dataclasses.asdict(model.config),
+        "preprocessing": dataclasses.asdict(model.preprocessing),
+        "weights_licence": weights_licence,
+        "provenance": None if provenance is None else dict(provenance),
+        "class_names": None if class_names is None else list(class_names),
+    }
+
+
+def folder_config_text(folder_config: Mapping[str, Any]) -> str:
+    """`folder_config` as JSON for people to read, with each list of numbers on one line."""
+    # A string holds no line break, so that what follows one is never inside a string.
+    numbers = re.compile(r"\[\n[-+\d\s.,eE]+\]")
+    return numbers.sub(lambda hit: " ".join(hit.group().split()), json.dumps(folder_config, indent=2)) + "\n"
+
+
+def is_model_folder(folder: epath.Path) -> bool:
+    """Whether `folder` holds a config.json that this package wrote, of any format version."""
+    try:
+        return json.loads((folder / FOLDER_CONFIG_NAME).read_text()).get("format") == FORMAT
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def read_folder_config(path: epath.PathLike) -> dict[str, Any]:
+    """The config.json of the model folder `path`, as `make_folder_config` built it.
+
+    Raises:
+      UserError: `path` is not a model folder, or its config.json is damaged or of a newer format.
+    """
+    folder = epath.Path(path)
+    config_path = folder / FOLDER_CONFIG_NAME
+    if not folder.is_dir():
+        raise UserError(f"{path} is not a model folder: no such directory; convert weights or train a model first")
+    try:
+        folder_config = json.loads(config_path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is not a model folder: it has no {FOLDER_CONFIG_NAME}; name the folder that holds one"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{config_path} is not JSON ({error}): convert or train the model again") from None
+    if not isinstance(folder_config, dict) or folder_config.get("format") != FORMAT:
+        raise UserError(f'{config_path} is not a model folder\'s: expected "format": "{FORMAT}"; name another folder')
+    if folder_config.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{config_path} has format version {folder_config.get('format_version')}, this gcvit_flax "
+            f"({gcvit_flax.__version__}) reads {FORMAT_VERSION}: use the version that wrote it "
+            f"({folder_config.get('gcvit_flax_version')})"
+        )
+    missing = sorted(set(_KEYS) - folder_config.keys())
+    if missing:
+        raise UserError(f"{config_path} lacks {', '.join(missing)}: convert or train the model again")
+    config, _ = parse_folder_config(folder_config, config_path)
+    classes, checkpoint = folder_config["class_names"], folder_config["checkpoint"]
+    named = classes is None or (isinstance(classes, list) and len(classes) == config.num_classes)
+    # The checkpoint lies in the folder itself, whatever a forged folder_config says.
+    if not named or not isinstance(checkpoint, str) or "/" in checkpoint or checkpoint in ("", ".", ".."):
+        raise UserError(f"{config_path} has wrong class_names or checkpoint: convert or train the model again")
+    return folder_config
+
+
+def class_names(folder_config: Mapping[str, Any]) -> list[str]:
+    """The classes of `folder_config` by index; "class 0", "class 1" ... where it names none."""
+    return folder_config["class_names"] or [f"class {index}" for index in range(folder_config["config"]["num_classes"])]
+
+
+def parse_folder_config(
+    folder_config: Mapping[str, Any], config_path: epath.PathLike
+) -> tuple[GCViTConfig, Preprocessing]:
+    """The network's configuration and preprocessing in `folder_config`; a UserError names `config_path`."""
+    try:
+        return GCViTConfig(**folder_config["config"]), Preprocessing(**folder_config["preprocessing"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{config_path} describes no network ({error}): convert or train the model again") from None

@@ -1,0 +1,121 @@
+"""Stopping, going on and starting from a model, through the real command line."""
+
+import dataclasses
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from small import TINY, TRAIN, read_metrics
+
+from gcvit_flax.model.gcvit import create_model
+from gcvit_flax.model.init import init_params
+from gcvit_flax.training.setup import build_model
+from gcvit_flax.training.train_config import TrainConfig
+from gcvit_flax.weights.model_folder import load_model, read_folder, save_model
+
+KILLS = int(os.environ.get("KILLS", "1"))
+STEPS = 10 + 5 * KILLS
+
+
+def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(run_command, finetune, environment, tmp_path):
+    """kill -9, mostly in the middle of a save: the same losses and parameters, bit for bit."""
+    command = [*finetune, "--epochs", "100", "--max-steps", STEPS, "--save-every", "1", "--ema-decay", "0.9"]
+    run_command(*command, "--workdir", "whole")
+    killed, rng = tmp_path / "killed", random.Random(0)
+    for _ in range(KILLS):
+        lines = len(read_metrics(killed)) + rng.randrange(1, 4)
+        process = subprocess.Popen(
+            [sys.executable, *map(str, [*command, "--workdir", "killed"])],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            wait_for(process, lambda lines=lines: len(read_metrics(killed)) >= lines)
+            time.sleep(rng.uniform(0, 0.5))
+        finally:
+            process.kill()
+            process.wait()
+    lost_from = read_metrics(killed)[-1]["step"]
+    again = run_command(*command, "--workdir", "killed")
+    resumed_at = int(again.stdout.split("run: steps ")[1].split()[0])
+    assert lost_from - 3 <= resumed_at <= lost_from + 1  # One save may be under way, and one step run ahead of it.
+    assert read_metrics(killed) == read_metrics(tmp_path / "whole")
+    whole, parts = (read_folder(folder / "model")[2] for folder in (tmp_path / "whole", killed))
+    for name, value in whole.items():
+        np.testing.assert_array_equal(parts[name], value, err_msg=name)
+
+
+def wait_for(process: subprocess.Popen, condition) -> None:
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_sigterm_saves_and_the_run_goes_on(run_command, finetune, environment, tmp_path):
+    command = [sys.executable, *map(str, finetune), "--epochs", "400"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment)
+    metrics = tmp_path / "runs" / "finetune" / "metrics.jsonl"
+    wait_for(process, lambda: metrics.exists() and '"step": 3' in metrics.read_text())
+    busy = run_command(*finetune, "--epochs", "400", status=1)
+    assert "in use by another run" in busy.stderr
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    step = int(output.split("saved at step ")[1].split()[0])
+    again = run_command(*finetune, "--epochs", "400", "--max-steps", step + 2)
+    assert f"steps {step + 1} to {step + 2} of" in again.stdout
+    steps = [record["step"] for record in read_metrics(metrics.parent) if "train_loss" in record]
+    assert steps == list(range(1, step + 3))
+
+    # As a run leaves it that is stopped between the last checkpoint and its evaluation.
+    *lines, evaluation = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines))
+    shutil.rmtree(metrics.parent / "model")
+    run_command(*finetune, "--epochs", "400", "--max-steps", step + 2)
+    assert metrics.read_text().splitlines(keepends=True) == [*lines, evaluation]
+    assert (metrics.parent / "model").is_dir()
+
+
+def test_the_head_alone_learns_other_classes_from_a_model(run_command, finetune, photos, tmp_path):
+    run_command(*finetune, "--max-steps", "1", "--workdir", "first")
+    two = tmp_path / "two"
+    for part in ("train", "val"):
+        for name in ("blue_things", "red_things"):
+            shutil.copytree(photos / part / name, two / part / name)
+    arguments = ["finetune", "--data", f"folder:{two}", "--batch-size", "4", "--max-steps", "1", "--epochs", "1"]
+    arguments += ["--warmup-epochs", "0", "--head-only", "--init-from", "first/model"]
+    process = run_command(TRAIN, *arguments)
+    assert "the head is new, 2 classes" in process.stdout + process.stderr
+    (_, before), (model, after) = load_model(tmp_path / "first" / "model"), load_model(tmp_path / "runs/finetune/model")
+    assert model.config.num_classes == 2
+    head = after["params"].pop("head")
+    assert head["kernel"].shape[1] == 2 and np.all(head["bias"] != 0)  # It starts from 0.
+    del before["params"]["head"]
+    jax.tree.map(np.testing.assert_array_equal, after["params"], before["params"])
+
+    shutil.rmtree(tmp_path / "first")  # The run in its workdir needs it no more.
+    assert "this run is done" in run_command(TRAIN, *arguments).stdout
+    process = run_command(TRAIN, *arguments, "--workdir", "other", status=1)
+    assert "first/model is not a model folder" in process.stderr
+
+
+def test_options_that_do_not_fit_the_model_to_start_from(tmp_path):
+    model = create_model(TINY)
+    save_model(tmp_path / "model", model, {"params": init_params(model, jax.random.key(0))})
+    config = TrainConfig(init_from=str(tmp_path / "model"))
+    for change, expected in (
+        ({"embed_dim": 16}, "--embed-dim cannot change the network of --init-from"),
+        ({"variant": "gcvit_tiny"}, "--variant gcvit_tiny differs from the network"),
+        ({"num_classes": 2}, "--num-classes 2 is fewer than the data's 3 classes"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            build_model(dataclasses.replace(config, **change), ("a", "b", "c"))

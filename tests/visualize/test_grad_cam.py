@@ -1,0 +1,103 @@
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from small import TINY
+
+import gcvit_flax
+from gcvit_flax.visualize.grad_cam import draw_heat_map, grad_cam
+from gcvit_flax.visualize.overlay import overlay
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A model for images of any size, so that the last map of 96x64 px has 3x2 places, and lively parameters."""
+    model = gcvit_flax.create_model(TINY, pad_to_windows=True)
+    rng = np.random.default_rng(0)
+    params = gcvit_flax.init_params(model, jax.random.key(0))
+    return model, {"params": jax.tree.map(lambda x: x + rng.normal(0, 0.3, x.shape).astype(x.dtype), params)}
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(2, 96, 64, 3)).astype(np.float32)
+
+
+def head(params: dict, last: np.ndarray) -> np.ndarray:
+    """Logits of maps (B, h, w, C) in float64: layer norm, mean, dense; written from the paper's figure 2."""
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    centred = last - last.mean(-1, keepdims=True)
+    normed = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    pooled = (normed * params["norm"]["scale"] + params["norm"]["bias"]).mean((1, 2))
+    return pooled @ params["head"]["kernel"] + params["head"]["bias"]
+
+
+def test_grad_cam_is_that_of_finite_differences(network, images):
+    """A channel's weight is the mean gradient over its map: what the logit gains as all of that map rises together."""
+    model, variables = network
+    last = jax.jit(lambda images: model.apply(variables, images, method="features")[-1])(images)
+    last, step = np.asarray(last, np.float64), 1e-5
+    logits = head(variables["params"], last)
+    expected = np.zeros((2, 3, 3, 2))  # image, class, height, width
+    for channel in range(last.shape[-1]):
+        rise = np.where(np.arange(last.shape[-1]) == channel, step, 0)
+        gain = (head(variables["params"], last + rise) - head(variables["params"], last - rise)) / (2 * step)
+        expected += (gain / 6)[..., None, None] * last[..., channel][:, None]
+    expected = np.maximum(expected, 0)
+    assert 0.2 < (expected > 0).mean() < 0.9, "this test sees nothing of the relu"
+
+    for classes in ([0, 1], [2, 0]):
+        found = grad_cam(model, variables, images, classes)
+        assert found.shape == (2, 3, 2) and found.dtype == np.float32
+        np.testing.assert_allclose(found, expected[[0, 1], classes], atol=1e-4 * expected.max())
+    best = logits.argmax(-1)
+    np.testing.assert_allclose(grad_cam(model, variables, images), expected[[0, 1], best], atol=1e-4 * expected.max())
+
+
+def test_classes_that_the_model_does_not_have_are_refused(network, images):
+    model, variables = network
+    for classes, message in (
+        ([0, 3], r"from 0 to 2, the model's, got \[0, 3\]"),
+        ([-1, 0], r"from 0 to 2"),
+        ([0], r"2 ints, one an image, got int64 \(1,\)"),
+        ([0.5, 1.0], "2 ints, one an image, got float64"),
+    ):
+        with pytest.raises(gcvit_flax.UserError, match=message):
+            grad_cam(model, variables, images, classes)
+    headless = gcvit_flax.create_model(TINY, num_classes=0)
+    with pytest.raises(gcvit_flax.UserError, match="has no head"):
+        grad_cam(headless, variables, images)
+
+
+def test_an_overlay_lies_where_the_network_looked():
+    """A map that is high at its lower right alone, over the middle of a wide image."""
+    picture = overlay(Image.new("RGB", (60, 20), (100, 100, 100)), np.array([[0, 0], [0, 1]]), (20, 0, 40, 20))
+    assert picture.shape == (20, 60, 3) and picture.dtype == np.uint8
+    dark, low, high = picture[19, 0], picture[0, 20], picture[19, 39]
+    np.testing.assert_allclose(dark, 40, atol=1.5)
+    np.testing.assert_allclose(low, 40 + 0.6 * np.array([68, 1, 84]), atol=1.5)  # The ends of viridis.
+    np.testing.assert_allclose(high, 40 + 0.6 * np.array([253, 231, 37]), atol=1.5)
+    assert (picture[:, :20] == dark).all() and (picture[:, 40:] == dark).all()
+
+
+def test_a_map_of_zeros_and_a_tiny_image_are_drawn_without_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flat = overlay(Image.new("RGB", (8, 6)), np.zeros((3, 2)))
+        assert (flat == flat[0, 0]).all()
+        assert overlay(Image.new("RGB", (2, 2)), np.eye(2), (0, 0.9, 2, 1.1)).shape == (2, 2, 3)
+
+
+def test_a_heat_map_has_the_upright_images_size(network, tmp_path):
+    model, variables = network
+    exif = Image.Exif()
+    exif[0x0112] = 6  # The camera was turned.
+    Image.effect_noise((70, 40), 90).save(tmp_path / "photo.jpg", exif=exif)
+    draw_heat_map(model, variables, tmp_path / "photo.jpg", tmp_path / "seen.png")
+    assert Image.open(tmp_path / "seen.png").size == (40, 70)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(gcvit_flax.UserError, match=r"folder\.png cannot be written"):
+        draw_heat_map(model, variables, tmp_path / "photo.jpg", tmp_path / "folder.png")
+    assert not list(tmp_path.glob("*.partial"))

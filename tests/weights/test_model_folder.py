@@ -1,0 +1,199 @@
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from small import full_disk
+
+from gcvit_flax.config import Preprocessing
+from gcvit_flax.errors import UserError
+from gcvit_flax.model.gcvit import GCViT, create_model
+from gcvit_flax.weights import model_folder
+from gcvit_flax.weights.model_folder import load_model, read_folder_config, save_model
+from gcvit_flax.weights.tree import flatten, unflatten
+
+NAMES = [f"class {i}" for i in range(10)]
+
+
+@pytest.fixture
+def saved(tmp_path, micro):
+    save_model(tmp_path / "m", *micro, class_names=NAMES, provenance={"source": "here"}, weights_licence="CC0")
+    return tmp_path / "m"
+
+
+def test_load_gives_back_the_model_and_its_parameters(saved, micro, assert_same_tree):
+    model, variables = load_model(str(saved))
+    assert model == micro[0]
+    assert_same_tree(variables, micro[1])
+    leaves = jax.tree.leaves(variables)
+    assert all(isinstance(leaf, jax.Array) and leaf.dtype == jnp.float32 for leaf in leaves)
+    assert all(leaf.devices() == {jax.devices()[0]} and not leaf.committed for leaf in leaves)
+
+
+def test_the_card_says_what_is_in_the_folder(saved, micro):
+    folder_config = read_folder_config(saved)
+    assert folder_config["class_names"] == NAMES
+    assert folder_config["provenance"] == {"source": "here"}
+    assert folder_config["weights_licence"] == "CC0"
+    assert (folder_config["reference"], folder_config["variant"]) == ("official", None)
+    assert folder_config["parameter_count"] == sum(leaf.size for leaf in jax.tree.leaves(micro[1]))
+    assert sorted(entry.name for entry in saved.iterdir()) == ["config.json", folder_config["checkpoint"]]
+    assert '"depths": [ 1, 2, 1, 1 ],' in (saved / "config.json").read_text()
+
+
+def test_everything_of_the_configuration_survives(tmp_path, micro):
+    preprocessing = Preprocessing((128, 128), 0.875, "squash", "bilinear", (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    model = create_model(micro[0].config, reference="keras_io", drop_path_rate=0.3, qk_scale=0.1, pad_to_windows=True)
+    model = GCViT(model.config, preprocessing)
+    save_model(tmp_path / "m", model, micro[1])
+    assert load_model(tmp_path / "m")[0] == model
+    assert load_model(tmp_path / "m", dtype=jnp.bfloat16, remat=True)[0].dtype == jnp.bfloat16
+
+
+def test_parameters_are_stored_as_float32(tmp_path, micro):
+    half = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), micro[1])
+    save_model(tmp_path / "m", micro[0], half)
+    loaded = load_model(tmp_path / "m")[1]
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, np.asarray(b, np.float32)), loaded, half)
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype("float32")}
+
+
+def test_saving_again_replaces_the_whole_folder(saved, micro, assert_same_tree):
+    before = read_folder_config(saved)["checkpoint"]
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, micro[1])
+    save_model(saved, micro[0], doubled)
+    folder_config = read_folder_config(saved)
+    assert folder_config["class_names"] is None and folder_config["checkpoint"] != before
+    assert sorted(entry.name for entry in saved.iterdir()) == ["config.json", folder_config["checkpoint"]]
+    assert_same_tree(load_model(saved)[1], doubled)
+
+
+@pytest.mark.parametrize("failing", ["save", "commit"])
+def test_a_failure_leaves_the_old_folder(saved, micro, monkeypatch, failing, assert_same_tree):
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    if failing == "save":
+        monkeypatch.setattr(ocp.Checkpointer, "save", fail)
+    else:
+        monkeypatch.setattr(model_folder.epath.Path("/").__class__, "replace", fail)
+    error = UserError if failing == "save" else OSError
+    with pytest.raises(error, match="disk full"):
+        save_model(saved, micro[0], jax.tree.map(lambda leaf: 2 * leaf, micro[1]))
+    with pytest.raises(error, match="disk full"):
+        save_model(saved.parent / "fresh", *micro)
+    monkeypatch.undo()
+    assert_same_tree(load_model(saved)[1], micro[1])
+    assert [entry.name for entry in saved.parent.iterdir()] == ["m"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_folder(saved, micro, assert_same_tree):
+    before = sorted(path.relative_to(saved) for path in saved.rglob("*"))
+    other = {"params": jax.tree.map(lambda x: x + jax.random.normal(jax.random.key(0), x.shape), micro[1]["params"])}
+    with full_disk(), pytest.raises(UserError, match=r"the model cannot be written to .*m \(.+\): make room"):
+        save_model(saved, micro[0], other)
+    assert sorted(path.relative_to(saved) for path in saved.rglob("*")) == before
+    assert_same_tree(load_model(saved)[1], micro[1])
+
+
+def test_another_folder_is_not_replaced(tmp_path, micro):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "config.json").write_text("{}")
+    (tmp_path / "file").write_text("hello")
+    for name in ("photos", "file"):
+        with pytest.raises(UserError, match="not a model folder"):
+            save_model(tmp_path / name, *micro)
+    assert (tmp_path / "photos" / "config.json").read_text() == "{}"
+
+
+def test_parameters_that_do_not_fit_are_not_saved(tmp_path, micro):
+    flat = flatten(micro[1]["params"])
+    flat["extra/kernel"] = flat.pop("norm/scale")
+    flat["head/bias"] = np.zeros(3, np.float32)
+    with pytest.raises(UserError) as error:
+        save_model(tmp_path / "m", micro[0], {"params": unflatten(flat)})
+    for part in ("1 missing: norm/scale", "1 unexpected: extra/kernel", "head/bias (3,) instead of (10,)"):
+        assert part in str(error.value)
+    with pytest.raises(UserError, match="2 class names for a head of 10 classes"):
+        save_model(tmp_path / "m", *micro, class_names=["a", "b"])
+    assert not list(tmp_path.iterdir())
+
+
+def _edit_card(folder, **changes):
+    folder_config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(folder_config | changes))
+
+
+def test_what_is_no_model_folder_is_said(tmp_path, saved):
+    (tmp_path / "empty").mkdir()
+    for path, message in ((tmp_path / "absent", "no such directory"), (tmp_path / "empty", "no config.json")):
+        with pytest.raises(UserError, match=message):
+            load_model(path)
+    text = (saved / "config.json").read_text()
+    (saved / "config.json").write_text(text[:100])
+    with pytest.raises(UserError, match="not JSON"):
+        read_folder_config(saved)
+    (saved / "config.json").write_text('{"layers": []}')
+    with pytest.raises(UserError, match="not a model folder's"):
+        read_folder_config(saved)
+    (saved / "config.json").write_text(text)
+    for changes, message in (
+        ({"format_version": 99}, "format version 99"),
+        ({"config": {"dim": 3}}, "describes no network"),
+        ({"preprocessing": None}, "describes no network"),
+        ({"checkpoint": "params-gone"}, "missing or damaged"),
+        ({"checkpoint": "../m"}, "wrong class_names or checkpoint"),
+        ({"class_names": ["a"]}, "wrong class_names or checkpoint"),
+    ):
+        (saved / "config.json").write_text(text)
+        _edit_card(saved, **changes)
+        with pytest.raises(UserError, match=message):
+            load_model(saved)
+
+
+def test_a_checkpoint_of_another_network_is_refused(saved):
+    config = json.loads((saved / "config.json").read_text())["config"]
+    _edit_card(saved, config=config | {"depths": [1, 1, 1, 1], "num_classes": 11}, class_names=None)
+    with pytest.raises(UserError) as error:
+        load_model(saved)
+    assert "head/bias (10,) instead of (11,)" in str(error.value)
+    assert "unexpected: levels_1/blocks_1/attn/proj/bias, levels_1/blocks_1/attn/proj/kernel" in str(error.value)
+
+
+# TensorStore's failed reads finish after Orbax has closed its event loop.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("pattern", ["ocdbt.process_0/d/*", "manifest.ocdbt", "_METADATA"])
+def test_missing_or_damaged_parameters_are_refused(saved, pattern):
+    for path in saved.glob(f"params-*/{pattern}"):
+        path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(UserError, match="is missing or damaged"):
+        load_model(saved)
+
+
+def test_saved_from_a_state_replicated_over_devices(tmp_path, micro, assert_same_tree):
+    save_model(tmp_path / "one", *micro)
+    script = """
+import sys, jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from gcvit_flax.weights.model_folder import load_model, save_model
+assert len(jax.devices()) == 2
+model, variables = load_model(sys.argv[1])
+everywhere = NamedSharding(Mesh(jax.devices(), "x"), PartitionSpec())
+save_model(sys.argv[2], model, jax.device_put(variables, everywhere))
+"""
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
+    paths = [str(tmp_path / "one"), str(tmp_path / "two")]
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning", "-c", script, *paths],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same_tree(load_model(tmp_path / "two")[1], micro[1])
