@@ -13,26 +13,28 @@ train: $(INSTALLED)
 	$(RUN) train.py
 
 test: $(INSTALLED)
-	$(RUN) -m pytest -q -n 2 --dist loadscope --ignore=tests/peers --ignore=tests/soak --ignore=tests/docs
+	$(RUN) -m pytest -q -n 2 --dist loadscope
 
-# The README's commands, as they are written.
+# The commands and the Python of all documents, as they are written.
 docs-check: $(INSTALLED)
-	$(RUN) -m pytest -q tests/docs
+	$(RUN) -m pytest -q -m docs
 
-# Longer loops: a run killed again and again, more image sizes, and dropout on other numbers of devices.
+# Longer loops: a run killed forty times, sixty image sizes, and dropout on different numbers of devices.
 soak: $(INSTALLED)
-	KILLS=40 SIZES=30 $(RUN) -m pytest -q -s tests/test_resume_cli.py tests/soak tests/model/test_sizes.py
+	$(RUN) -m pytest -q -s -m soak
 
 # Parity with programs that nobody here wrote, each in an environment of its own.
 test-peers: $(INSTALLED) $(PEERS)/.installed
-	PEERS_PYTHON=$(PEERS)/bin/python $(RUN) -m pytest -q -s tests/peers/test_gcvit.py
+	PEERS_PYTHON=$(PEERS)/bin/python $(RUN) -m pytest -q -s -m peers
 
 test-timm: $(INSTALLED) $(TIMM)/.installed
-	TIMM_PYTHON=$(TIMM)/bin/python $(RUN) -m pytest -q -s tests/peers/test_timm.py
+	TIMM_PYTHON=$(TIMM)/bin/python $(RUN) -m pytest -q -s -m timm
 
+# .pre-commit-config.yaml has the same commands.
 lint: $(INSTALLED)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
+	$(RUN) -m mypy
 
 format: $(INSTALLED)
 	$(RUN) -m ruff format .

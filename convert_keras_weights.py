@@ -1,4 +1,4 @@
-"""Weight files to model folders and back: python convert_keras_weights.py SOURCE DEST; --help says the rest."""
+"""Converts weight files to model folders and back: python convert_keras_weights.py SOURCE DEST; see --help."""
 
 from gcvit_flax.scripts import convert
 

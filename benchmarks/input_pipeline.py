@@ -26,6 +26,7 @@ from gcvit_flax.data.datasets import open_data
 from gcvit_flax.training import steps
 from gcvit_flax.training.command_line import parse
 from gcvit_flax.training.plan import Plan
+from gcvit_flax.training.pmapped import AXIS, shard
 from gcvit_flax.training.report.run_log import RunLog
 from gcvit_flax.training.train_config import TrainConfig
 
@@ -107,9 +108,9 @@ class Trainer:
     def step_alone(self, batch: dict) -> float:
         """Seconds a step on `batch`, put on the devices beforehand."""
         batch = {name: x for name, x in batch.items() if name != "skipped"}
-        mesh = jax.sharding.Mesh(np.array(self.devices), (steps.AXIS,))
-        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(steps.AXIS))
-        batch = jax.block_until_ready(jax.device_put(steps.shard(batch, self.devices), sharding))
+        mesh = jax.sharding.Mesh(np.array(self.devices), (AXIS,))
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+        batch = jax.block_until_ready(jax.device_put(shard(batch, self.devices), sharding))
         began = time.perf_counter()
         for _ in range(self.steps):
             self.state, metrics = self._step(self.state, batch, self._key, self._rate)
@@ -122,7 +123,7 @@ class Trainer:
         for _ in range(self.steps):
             batch = next(batches)
             skipped = batch.pop("skipped", 0)
-            batch = steps.shard(batch, self.devices)
+            batch = shard(batch, self.devices)
             self.state, metrics = self._step(self.state, batch, self._key, self._rate)
             self.report.step(metrics, skipped)
             self._done += 1

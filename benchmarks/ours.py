@@ -12,10 +12,11 @@ from gcvit_flax.inference import Predictor
 from gcvit_flax.model.gcvit import GCViT, create_model
 from gcvit_flax.model.init import init_params
 from gcvit_flax.training.plan import resolve_defaults
+from gcvit_flax.training.pmapped import replicate, shard
 from gcvit_flax.training.presets import PRESETS
 from gcvit_flax.training.report.timing import peak_memory
 from gcvit_flax.training.setup import build_model, initial_params
-from gcvit_flax.training.steps import TrainState, create_train_state, make_train_step, replicate, shard
+from gcvit_flax.training.steps import TrainState, create_train_state, make_train_step
 from gcvit_flax.training.train_config import TrainConfig
 
 CLASSES = 1000

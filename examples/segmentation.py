@@ -1,8 +1,8 @@
 """Semantic segmentation on a GCViT backbone: `python examples/segmentation.py [--steps 300] [--init-from MODEL_DIR]`.
 
-A feature pyramid (Lin et al., 2017) adds the levels up to one map of stride 4, from which each pixel's class is read
-(the semantic branch of Kirillov et al., 2019). The data are drawn as they are needed: discs, squares and triangles of
-any colour on a noisy ground. Prints the mean intersection over union on images that it was not trained on.
+A feature pyramid (Lin et al., 2017) sums the levels into one map of stride 4, from which each pixel's class is
+predicted (the semantic branch of Kirillov et al., 2019). The data are generated: discs, squares and triangles of any
+color on a noisy background. Prints the mean intersection over union on images that were not trained on.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from gcvit_flax.cli import run_cli
 from gcvit_flax.data.preprocess import normalize
 
 CLASSES = ("ground", "disc", "square", "triangle")
-SIZE = (64, 96)  # Not square, and not whole windows: the backbone pads.
+SIZE = (64, 96)  # (height, width): not square and not a multiple of the windows, so the backbone pads.
 
 
 class Segmenter(nn.Module):
-    """Normalised images (B, H, W, 3) to logits (B, H, W, classes)."""
+    """Normalized images (B, H, W, 3) to logits (B, H, W, classes)."""
 
     backbone: gcvit_flax.Backbone
     classes: int
@@ -45,7 +45,7 @@ def _resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def draw(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 images (count, H, W, 3) with three shapes each, and each pixel's class (count, H, W)."""
+    """uint8 images (count, H, W, 3) with three shapes each, and the class of each pixel, int32 (count, H, W)."""
     height, width = SIZE
     images, labels = [], []
     for _ in range(count):
@@ -65,7 +65,7 @@ def draw(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mean_iou(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """Intersection over union, the mean over the classes."""
+    """Intersection over union, averaged over the classes."""
     shares = []
     for kind in range(len(CLASSES)):
         here, there = predicted == kind, labels == kind
@@ -74,12 +74,14 @@ def mean_iou(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 
 def main() -> None:
-    """Parses, trains and tests."""
+    """Trains on generated images and evaluates on others."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--init-from", metavar="MODEL_DIR", help="start the backbone from these weights")
-    parser.add_argument("--frozen-stages", type=int, default=-1, help="levels that keep their weights; the stem from 0")
+    parser.add_argument(
+        "--frozen-stages", type=int, default=-1, help="freeze the stem and this many levels; -1 freezes nothing"
+    )
     options = parser.parse_args()
     if options.steps < 1:
         parser.error(f"--steps must be at least 1, got {options.steps}")

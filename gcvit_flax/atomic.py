@@ -1,6 +1,7 @@
 """Files and folders that are never seen half written: written beside their place, then renamed into it."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 from etils import epath
@@ -8,9 +9,9 @@ from etils import epath
 
 @contextlib.contextmanager
 def replacing_file(path: epath.PathLike) -> Iterator[epath.Path]:
-    """A path beside `path` to write a file to, which takes its name where the block ends without an error.
+    """A path beside `path` to write a file to, which is renamed to `path` if the block ends without an error.
 
-    A crash leaves the old file or the new one, whole; the draft of a failed block is removed.
+    A crash leaves the old file or the new one, whole; the draft of a block that fails is removed.
     """
     path = epath.Path(path)
     draft = path.with_name(f"{path.name}.partial")
@@ -35,24 +36,39 @@ def replace_text(path: epath.PathLike, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing_folder(path: epath.PathLike) -> Iterator[epath.Path]:
-    """A new folder beside `path` to fill, which takes its place where the block ends without an error.
+    """A new folder beside `path` to fill, which is renamed to `path` if the block ends without an error.
 
-    An earlier folder is moved aside and then removed. Nothing is left of a block that fails.
+    An earlier folder is moved aside and then removed; it is back after a block that fails, of which nothing is left.
+    A link stays, and the folder it points to is replaced.
+
+    Raises:
+      FileExistsError: (an OSError) `path` was free at first, and something else has been put there since.
     """
-    path = epath.Path(path)
+    path = os.fspath(path)
+    path = epath.Path(path if "://" in path else os.path.realpath(path))
     draft, earlier = (path.with_name(f".{path.name}.{state}") for state in ("partial", "earlier"))
-    # What a process that was killed has left.
+    _move_back(earlier, path)  # A process that was killed may have left both.
     draft.rmtree(missing_ok=True)
-    if earlier.exists() and not path.exists():
-        earlier.rename(path)
-    earlier.rmtree(missing_ok=True)
+    replaced = path.exists()
     try:
         draft.mkdir(parents=True)
         yield draft
-        if path.exists():
-            path.rename(earlier)
+        if replaced:
+            with contextlib.suppress(FileNotFoundError):  # It may have been removed since.
+                path.rename(earlier)
         draft.rename(path)
-        earlier.rmtree(missing_ok=True)
     except BaseException:
+        _move_back(earlier, path)
         draft.rmtree(missing_ok=True)
         raise
+    earlier.rmtree(missing_ok=True)
+
+
+def _move_back(earlier: epath.Path, path: epath.Path) -> None:
+    """Restores the folder that was moved aside, or removes it if another has taken its place."""
+    if not earlier.exists():
+        return
+    if path.exists():
+        earlier.rmtree(missing_ok=True)
+    else:
+        earlier.rename(path)

@@ -1,4 +1,4 @@
-"""What every command line shares: exit statuses, the program's name, and libraries that may be missing."""
+"""Shared by all command lines: exit statuses, the program's name, and libraries that may be missing."""
 
 import os
 import sys
@@ -7,18 +7,18 @@ from pathlib import Path
 
 from gcvit_flax.errors import UserError
 
-# What the extra [train] brings.
+# Installed by the extra [train].
 _TRAINING_LIBRARIES = ("optax", "grain", "tensorflow_datasets", "array_record", "tyro", "tensorboardX")
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
-    """Runs `main` and exits: 0 when done, 1 with one sentence on stderr when it fails; tracebacks are for bugs.
+    """Runs `main` and exits with its status, 0 for None; failures exit with 1 and one sentence on stderr.
 
-    argparse and tyro exit with 2 themselves on a usage error.
+    A traceback means a bug. argparse and tyro exit with 2 themselves on a usage error.
     """
     try:
         status = main() or 0
-    except BrokenPipeError:  # What reads the output, `head` say, has enough; Python would complain once more at exit.
+    except BrokenPipeError:  # The reader, `head` say, has closed the pipe; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except ModuleNotFoundError as error:
@@ -26,7 +26,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
             raise
         print(f'error: {error.name} is not installed: pip install ".[train]" brings it', file=sys.stderr)
         status = 1
-    except (UserError, OSError) as error:  # A full disk, a missing permission: the system's own words name the file.
+    except (UserError, OSError) as error:  # A full disk or a missing permission: the system's message names the file.
         print(f"error: {error}", file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
@@ -36,6 +36,6 @@ def run_cli(main: Callable[[], int | None]) -> None:
 
 
 def program_name(otherwise: str) -> str:
-    """What usage and help call the running program: the console script's name, or `otherwise`."""
+    """The name of the running program in usage and help: the console script's, or `otherwise`."""
     name = Path(sys.argv[0]).name.removesuffix(".exe")
     return name if name.startswith("gcvit-") else otherwise

@@ -3,21 +3,16 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from gcvit_flax.errors import UserError
+from gcvit_flax.references import REFERENCES
 
 # Window side = image side / ratio, level by level, in every published variant.
 WINDOW_RATIOS = (32, 32, 16, 32)
 NUM_LEVELS = len(WINDOW_RATIOS)
+LEVEL_STRIDES = tuple(4 * 2**level for level in range(NUM_LEVELS))
 MIN_IMAGE_SIDE = 32
-
-# The public implementations share weights and disagree in two places: (relative_position_bias, query_pool_padding).
-REFERENCES = {
-    "official": ("per_head", "-inf"),  # the PyTorch release, timm >= 1.0.31
-    "gcvit_tf": ("per_head", "zero"),  # the TensorFlow package gcvit 1.1.6
-    "keras_io": ("flattened", "zero"),  # the Keras 3 example
-}
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -29,15 +24,16 @@ Size = tuple[int, int]
 class GCViTConfig:
     """Everything that decides the network's shape and forward pass (paper, sections 3 and A, table 1).
 
-    Sides are (height, width) in pixels for `image_size` and in tokens for `window_size`, one pair a level; an int
-    means a square. `window_size=None` follows the official ratios (32, 32, 16, 32) of the image size.
+    Sides are (height, width) in pixels for `image_size` and in tokens for `window_size`, one pair per level; an int
+    is taken for a square. Without `window_size` the windows follow the official ratios (32, 32, 16, 32) of the image
+    size.
 
     Raises:
       UserError: (a ValueError) a field that is out of range or does not fit the others.
     """
 
-    image_size: int | Size = 224
-    window_size: tuple[int | Size, ...] | None = None
+    image_size: Size = (224, 224)
+    window_size: tuple[Size, ...] = ()
     embed_dim: int = 64
     depths: tuple[int, ...] = (2, 2, 6, 2)
     num_heads: tuple[int, ...] = (2, 4, 8, 16)
@@ -49,23 +45,22 @@ class GCViTConfig:
     drop_path_rate: float = 0.0
     layer_scale: float | None = None
     num_classes: int = 1000
-    relative_position_bias: str = "per_head"
-    query_pool_padding: str = "-inf"
+    relative_position_bias: Literal["per_head", "flattened"] = "per_head"
+    query_pool_padding: Literal["-inf", "zero"] = "-inf"
     pad_to_windows: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         image_size = as_pair("image_size", self.image_size)
         if min(image_size) < 1:
             raise UserError(f"image_size must be positive, got {image_size}")
-        windows = self.window_size
-        windows = _official_windows(image_size) if windows is None else [as_pair("window_size", w) for w in windows]
+        windows = [as_pair("window_size", window) for window in self.window_size or _official_windows(image_size)]
         object.__setattr__(self, "image_size", image_size)
         object.__setattr__(self, "window_size", tuple(windows))
         object.__setattr__(self, "depths", tuple(self.depths))
         object.__setattr__(self, "num_heads", tuple(self.num_heads))
         self._check()
 
-    def _check(self):
+    def _check(self) -> None:
         for name in ("window_size", "depths", "num_heads"):
             value = getattr(self, name)
             if len(value) != NUM_LEVELS:
@@ -103,13 +98,8 @@ class GCViTConfig:
 
     @property
     def grids(self) -> tuple[Size, ...]:
-        """Height and width of each level's map at `image_size`: every stride-2 convolution halves, rounding up."""
-        grid = _halve(_halve(self.image_size))
-        grids = []
-        for _ in range(NUM_LEVELS):
-            grids.append(grid)
-            grid = _halve(grid)
-        return tuple(grids)
+        """Height and width of each level's map at `image_size`, in tokens."""
+        return level_grids(self.image_size)
 
     @property
     def query_stages(self) -> tuple[int, ...]:
@@ -145,7 +135,7 @@ class Preprocessing:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", as_pair("image_size", self.image_size))
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
@@ -170,8 +160,9 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise UserError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def _halve(size: Size) -> Size:
-    return (size[0] + 1) // 2, (size[1] + 1) // 2
+def level_grids(image_size: Size) -> tuple[Size, ...]:
+    """Height and width in tokens of each level's map of an image: strides 4 to 32, rounded up at each halving."""
+    return tuple((-(-image_size[0] // stride), -(-image_size[1] // stride)) for stride in LEVEL_STRIDES)
 
 
 def _official_windows(image_size: Size) -> list[Size]:
@@ -187,7 +178,7 @@ def _official_windows(image_size: Size) -> list[Size]:
     return [(image_size[0] // ratio, image_size[1] // ratio) for ratio in WINDOW_RATIOS]
 
 
-def _show(size) -> str:
+def _show(size: Sequence[int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 

@@ -2,40 +2,29 @@
 
 import argparse
 import logging
+import textwrap
 from pathlib import Path
 
 from gcvit_flax.cli import program_name, run_cli
-from gcvit_flax.config import REFERENCES
+from gcvit_flax.references import FORWARD_PASSES, REFERENCES
 from gcvit_flax.variants import VARIANTS
 from gcvit_flax.weights.convert import convert
-from gcvit_flax.weights.download import PUBLISHED
+from gcvit_flax.weights.published import PUBLISHED
 from gcvit_flax.weights.verify import verify
 from gcvit_flax.weights.write import TARGETS, write_weights
 
 _DESCRIPTION = """\
-Converts GCViT weights of Keras, TensorFlow or PyTorch into a model folder, and back with --to. Needs none of them.
+Converts GCViT weights of Keras, TensorFlow or PyTorch into a model folder, and back with --to, without any of these.
 
   SOURCE  a .keras, .weights.h5, .h5, .pth, .pth.tar or .safetensors file, its http(s) URL, or a published name
   DEST    the model folder to write
-  with --to: SOURCE is a model folder and DEST a .keras or .weights.h5 (keras_io, gcvit_tf) or .safetensors file
+  with --to: SOURCE is a model folder, and DEST a .keras or .weights.h5 (keras_io, gcvit_tf) or .safetensors file
 """
-
-_EPILOG = f"""\
-Three public programs share these weights and compute different logits from them; --reference says which to be:
-
-  official  the PyTorch release and timm: one position bias a head, pooling padded with -inf. The default, and right
-            for all published ImageNet weights, which were trained so.
-  gcvit_tf  the package gcvit: as official, but pooling padded with zeros (logits differ by .2 to 1.1 %).
-            For models trained with that package, or to reproduce its numbers.
-  keras_io  the Keras 3 example: one flattened position bias for all heads, and zeros (logits differ by 10 to 16 %).
-            For models *trained* with that example, which are right only so.
-
-published names: {", ".join(PUBLISHED)}
-"""
+_WIDTH = 120
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs one conversion; `arguments` are those of the command line."""
+    """Runs one conversion; `arguments` default to those of the command line."""
     logging.basicConfig(format="%(message)s")
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -66,38 +55,47 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program_name("convert_keras_weights.py"),
         description=_DESCRIPTION,
-        epilog=_EPILOG,
+        epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("dest", metavar="DEST")
     parser.add_argument("--reference", choices=REFERENCES, help="the forward pass to compute (default: official)")
-    parser.add_argument("--variant", choices=VARIANTS, help="fail unless SOURCE is this variant")
-    parser.add_argument("--num-classes", type=int, metavar="N", help="replace the head by a new one of N classes")
+    parser.add_argument("--variant", choices=VARIANTS, help="fail unless SOURCE holds this variant")
+    parser.add_argument("--num-classes", type=int, metavar="N", help="replace the head by a new one with N classes")
     parser.add_argument(
         "--image-size",
         type=int,
         nargs="+",
         metavar="PX",
-        help="a side, or height and width: resample the position biases, or say a size that the weights leave open",
+        help="side, or height and width: resamples the position biases, or settles a size that the weights leave open",
     )
-    parser.add_argument("--ema", action="store_true", help="take a PyTorch file's averaged weights")
+    parser.add_argument("--ema", action="store_true", help="use the averaged weights of a PyTorch file")
     parser.add_argument("--allow-nonfinite", action="store_true", help="accept NaN and infinity")
     parser.add_argument("--force", action="store_true", help="replace DEST if it exists")
-    parser.add_argument("--to", choices=TARGETS, help="write the model folder SOURCE as a file of this program")
+    parser.add_argument("--to", choices=TARGETS, help="write the model folder SOURCE as a file for this program")
     parser.add_argument(
         "--verify",
         type=Path,
         metavar="IMAGE_OR_NPZ",
-        help='print logits and the five best classes for an image, or for "images" in an .npz, normalised already',
+        help='print logits and the five best classes of an image, or of the normalized "images" in an .npz',
     )
     return parser
+
+
+def _epilog() -> str:
+    lines = ["Three public implementations share these weights but not their logits; --reference chooses one:", ""]
+    for name, known in FORWARD_PASSES.items():
+        difference = f"Logits differ by {known.difference}. " if known.difference else ""
+        lines += [f"  {name:<10}{known.implementation}: {known.computes}.", f"{' ' * 12}{difference}{known.use}"]
+    lines += ["", *textwrap.wrap(f"published names: {', '.join(PUBLISHED)}", _WIDTH, break_on_hyphens=False)]
+    return "\n".join(lines)
 
 
 def _refuse_import_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     for name in ("variant", "num_classes", "image_size", "ema", "allow_nonfinite", "verify"):
         if getattr(options, name) not in (None, False):
-            parser.error(f"--{name.replace('_', '-')} does not go with --to: it is for making a model folder")
+            parser.error(f"--{name.replace('_', '-')} does not go with --to: it is for writing a model folder")
 
 
 def _size(sides: list[int] | None) -> int | tuple[int, int] | None:

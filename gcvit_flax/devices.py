@@ -1,4 +1,4 @@
-"""Which devices a run uses, and where compiled programs are kept between runs."""
+"""The devices of a run, and the cache of compiled programs."""
 
 import contextlib
 import ctypes
@@ -13,42 +13,42 @@ from gcvit_flax.errors import UserError
 
 logger = logging.getLogger("gcvit_flax")
 
-_PROBE_BYTES = 2**20  # As large as a compiled program, to see whether there is room.
+_PROBE_BYTES = 2**20  # As large as a compiled program, to find out whether there is room for one.
 
 
 def simulate_devices(count: int | None = None) -> None:
-    """Makes `count` devices of a CPU, or one a core, so that every core works on every operation.
+    """Splits the CPU into `count` devices, by default one per core, so that every core works on every operation.
 
-    Call it before anything else has made JAX look for devices; later, and on accelerators, it is without effect.
+    Call it before JAX looks for devices; later, and on accelerators, it has no effect.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with contextlib.suppress(RuntimeError):  # JAX is running already, in a notebook or a test: take what it has.
+    with contextlib.suppress(RuntimeError):  # JAX is already initialized, in a notebook or a test: keep its devices.
         jax.config.update("jax_num_cpu_devices", count or cores)
 
 
 def compiler_options(device: jax.Device) -> dict[str, str]:
-    """XLA options for `jax.jit` or `compile` that training needs on a device, or does better with.
+    """XLA options for `jax.jit` or `compile` with which a training step takes less memory on a device.
 
-    XLA:CPU removes optimization barriers before it looks for what to fuse and what is computed twice; then the backward
-    pass computes nothing anew and takes twice the memory. On gcvit_xxtiny at batch 8: 704 to 296 MB on each of two
-    devices, before and after all that these barriers allow.
+    XLA:CPU removes optimization barriers before fusion and the elimination of common subexpressions, which undoes
+    rematerialization: the backward pass then recomputes nothing and takes twice the memory. Keeping the barriers takes
+    gcvit_xxtiny at batch 8 from 704 to 296 MB on each of two devices.
     """
     return {"xla_disable_hlo_passes": "cse_barrier_expander"} if device.platform == "cpu" else {}
 
 
 def release_compiler_memory() -> None:
-    """Gives the system back what compiling leaves in glibc's heap, about 900 MB after a training step's."""
+    """Returns the free memory in glibc's heap to the system: about 900 MB after a training step is compiled."""
     with contextlib.suppress(OSError, AttributeError):  # Another C library.
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def choose_devices(batch_size: int, count: int | None = None, unit: int = 1) -> list[jax.Device]:
-    """The local devices to spread a batch over: `count` of them, or all; on a CPU, as many as divide the batch.
+    """The local devices to spread a batch over: `count` of them, or all; on a CPU, the most that divide the batch.
 
     Each device's share must be a multiple of `unit`.
 
     Raises:
-      UserError: (a ValueError) a batch that the devices do not divide, or more devices than there are.
+      UserError: (a ValueError) a batch that cannot be split equally, or more devices than there are.
     """
     devices, processes = jax.local_devices(), jax.process_count()
     if count is not None and not 1 <= count <= len(devices):
@@ -71,9 +71,10 @@ def choose_devices(batch_size: int, count: int | None = None, unit: int = 1) -> 
 def enable_compilation_cache() -> None:
     """Turns on JAX's persistent compilation cache, in JAX_COMPILATION_CACHE_DIR or ~/.cache/gcvit_flax.
 
-    Where nothing can be written there, a warning says so and every program is compiled anew.
+    If that folder cannot be written to, a warning is logged and every program is compiled again.
     """
-    folder = epath.Path(jax.config.jax_compilation_cache_dir or os.path.expanduser("~/.cache/gcvit_flax"))
+    chosen: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # Set up at run time.
+    folder = epath.Path(chosen or os.path.expanduser("~/.cache/gcvit_flax"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if "://" not in str(folder):

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gcvit_flax.cli import program_name, run_cli
 from gcvit_flax.errors import UserError
 from gcvit_flax.visualize.png import check_writable
@@ -17,24 +19,8 @@ from gcvit_flax.weights.classes import imagenet_classes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses, evaluates and prints; top-1 and top-5 are exact over the whole split."""
-    parser = argparse.ArgumentParser(prog=program_name("python -m gcvit_flax.evaluate"), description=__doc__)
-    parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
-    parser.add_argument("--data", required=True, help="digits, folder:PATH or tfds:NAME")
-    parser.add_argument("--split", help="part to evaluate on (default: val, else test, else the held-out fraction)")
-    parser.add_argument(
-        "--val-fraction", type=float, help="share held out where there is no such part (default: as in training, or .1)"
-    )
-    parser.add_argument("--batch-size", type=int, default=32, help="images at a time, over all devices")
-    parser.add_argument("--devices", type=int, help="devices to use (default: all that divide the batch)")
-    parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be read")
-    parser.add_argument("--confusion", metavar="OUT.png", type=Path, help="draw which classes are taken for which")
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object, with each class's accuracy beside --confusion"
-    )
-    options = parser.parse_args(arguments)
-    if options.batch_size < 1:
-        parser.error(f"--batch-size must be at least 1, got {options.batch_size}")
+    """Evaluates and prints; top-1 and top-5 accuracy are exact over the whole split."""
+    options = _parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     results = evaluate(
         options.model,
@@ -46,7 +32,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         skip_corrupt=options.skip_corrupt,
         confusion=options.confusion,
     )
-    print(json.dumps(results) if options.json else _describe(results))
+    print(json.dumps(results) if options.json else _as_text(results))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=program_name("python -m gcvit_flax.evaluate"), description=__doc__)
+    parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
+    parser.add_argument("--data", required=True, help="digits, folder:PATH or tfds:NAME")
+    parser.add_argument("--split", help="part to evaluate on (default: val, else test, else the held-out fraction)")
+    parser.add_argument(
+        "--val-fraction",
+        type=float,
+        help="share to hold out if there is no such part (default: as in training, or .1)",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="images at a time, over all devices")
+    parser.add_argument("--devices", type=int, help="devices to use (default: all that divide the batch)")
+    parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be read")
+    parser.add_argument("--confusion", metavar="OUT.png", type=Path, help="draw the confusion matrix")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object; with --confusion it has each class's accuracy"
+    )
+    options = parser.parse_args(arguments)
+    if options.batch_size < 1:
+        parser.error(f"--batch-size must be at least 1, got {options.batch_size}")
+    return options
 
 
 def evaluate(
@@ -62,16 +71,19 @@ def evaluate(
 ) -> dict[str, Any]:
     """Mean loss, top-1 and top-5 accuracy (0..1), count, skipped and the preprocessing, of a model on a data set.
 
-    `confusion` is where to draw the confusion matrix; then "classes" has each class's top1 and count.
+    The confusion matrix is drawn into the PNG file `confusion`, and then "classes" has each class's top1 and count.
 
     Raises:
       UserError: (a ValueError) a folder or data that cannot be opened, classes that do not fit the model's, a model
         whose outputs are not finite, or a picture that cannot be written.
     """
+    # Slow to import, and needed only after the command line is checked.
     from gcvit_flax.data.datasets import open_data
     from gcvit_flax.devices import choose_devices, enable_compilation_cache, simulate_devices
     from gcvit_flax.training.evaluation import run_evaluation
-    from gcvit_flax.training.steps import make_eval_step, replicate
+    from gcvit_flax.training.pmapped import replicate
+    from gcvit_flax.training.steps import make_eval_step
+    from gcvit_flax.visualize.confusion import draw_confusion
     from gcvit_flax.weights.folder_config import class_names, read_folder_config
     from gcvit_flax.weights.model_folder import load_model
 
@@ -79,38 +91,37 @@ def evaluate(
     simulate_devices(devices)
     chosen = choose_devices(batch_size, devices)
     if confusion is not None:
-        check_writable(confusion)  # Before the work.
+        check_writable(confusion)
     folder_config = read_folder_config(model_dir)
-    if val_fraction is None:  # Not another one: it could be images that the model was trained on.
+    if val_fraction is None:  # The fraction of training: another one could hold out images that were trained on.
         val_fraction = (folder_config["provenance"] or {}).get("val_fraction", 0.1)
     data = open_data(data_spec, val_fraction, split)
     model, variables = load_model(model_dir)
     _check_classes(data.class_names, folder_config["class_names"], model.config.num_classes)
-    source, preprocessing = data.validation, model.preprocessing
     step = make_eval_step(model, chosen, confusion=confusion is not None)
     params = replicate(variables["params"], chosen)
-    results = run_evaluation(step, params, source, preprocessing, batch_size, chosen, skip_corrupt)
+    results = run_evaluation(step, params, data.validation, model.preprocessing, batch_size, chosen, skip_corrupt)
     if not math.isfinite(results["loss"]):
         raise UserError(f"{model_dir} gives a loss of {results['loss']}: its parameters are damaged, train it again")
-    counts = results.pop("confusion", None)
-    results["skipped"] = len(source) - results["count"]
-    results["preprocessing"] = dataclasses.asdict(preprocessing)
-    if counts is not None:
-        from gcvit_flax.visualize.confusion import draw_confusion
-
+    results["skipped"] = len(data.validation) - results["count"]
+    results["preprocessing"] = dataclasses.asdict(model.preprocessing)
+    if confusion is not None:
+        counts = results.pop("confusion")
         names = [*data.class_names, *class_names(folder_config)[len(data.class_names) :]]
         draw_confusion(counts, names, f"top-1 {results['top1']:.2%} of {results['count']:,} images", confusion)
-        results["classes"] = _by_class(counts, data.class_names)
+        results["classes"] = _accuracy_by_class(counts, data.class_names)
     return results
 
 
-def _check_classes(of_data: tuple[str, ...], of_model: list[str] | None, num_classes: int) -> None:
-    """Labels are positions, so a model and data of different classes would be compared in vain."""
-    if len(of_data) > num_classes:
-        raise UserError(f"the data has {len(of_data)} classes and the model {num_classes}: evaluate on data of its own")
-    if of_model == imagenet_classes() and _are_imagenet_ids(of_data):
+def _check_classes(data_names: tuple[str, ...], model_names: list[str] | None, num_classes: int) -> None:
+    """Raises UserError if the classes differ: labels are numbers, which both must give the same meaning."""
+    if len(data_names) > num_classes:
+        raise UserError(
+            f"the data has {len(data_names)} classes and the model {num_classes}: evaluate on data of its own"
+        )
+    if model_names == imagenet_classes() and _are_imagenet_ids(data_names):
         return
-    for name, other in zip(of_data, of_model or (), strict=False):
+    for name, other in zip(data_names, model_names or (), strict=False):
         if name != other:
             raise UserError(
                 f"the data's class {name!r} stands where the model has {other!r}: name and order them alike"
@@ -118,12 +129,12 @@ def _check_classes(of_data: tuple[str, ...], of_model: list[str] | None, num_cla
 
 
 def _are_imagenet_ids(names: tuple[str, ...]) -> bool:
-    """Whether classes are named n01440764 ... as in ImageNet's own folders, whose sorted order numbers its classes."""
+    """Whether classes are named n01440764 ... like ImageNet's folders, whose sorted order is that of its classes."""
     return len(names) == 1000 and list(names) == sorted(names) and all(re.fullmatch(r"n\d{8}", n) for n in names)
 
 
-def _by_class(counts, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """Each class's accuracy, None for a class without images, and how many it has, from confusion counts."""
+def _accuracy_by_class(counts: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    """Each class's accuracy (None without images) and number of images, from confusion counts (true, predicted)."""
     totals, right = counts.sum(1), counts.diagonal()
     return {
         name: {"top1": int(right[i]) / int(totals[i]) if totals[i] else None, "count": int(totals[i])}
@@ -131,8 +142,8 @@ def _by_class(counts, names: Sequence[str]) -> dict[str, dict[str, float | None]
     }
 
 
-def _describe(results: dict[str, Any]) -> str:
-    """The results for people: the numbers, and the preprocessing they depend on."""
+def _as_text(results: dict[str, Any]) -> str:
+    """The results as text: the numbers, and the preprocessing that they depend on."""
     (height, width), mode = results["preprocessing"]["image_size"], results["preprocessing"]["crop_mode"]
     crop = "whole images squashed" if mode == "squash" else "center crop"
     text = "top-1 {top1:.2%}, top-5 {top5:.2%}, loss {loss:.4f} over {count:,} images".format(**results)

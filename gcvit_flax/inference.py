@@ -1,4 +1,7 @@
-"""The forward pass as prediction and evaluation run it: in parts that fit the processor, spread over all devices."""
+"""The forward pass of prediction and evaluation: in parts that fit the cache, spread over all devices."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,20 +13,22 @@ from gcvit_flax.model.gcvit import GCViT
 _PIXELS_AT_A_TIME = 2 * 224 * 224
 _AXIS = "batch"
 
+Program = Callable[[Any, jax.Array], jax.Array]
+
 
 class Predictor:
-    """Compiled inference: normalised images (B, H, W, 3), as `preprocess` gives them, to float32 logits (B, classes).
+    """Compiled inference: normalized images (B, H, W, 3), as `preprocess` returns them, to float32 logits (B, classes).
 
-    The parameters are folded (`fuse_parameters`), and a batch is spread over as many local devices as divide it,
-    each with a copy of them; one program is compiled for each shape. On a CPU, call `simulate_devices` first: with a
-    device for each of two cores, images in pairs and folded parameters, gcvit_xxtiny takes 348 ms for eight images, and
-    457 ms otherwise.
+    The parameters are fused (`fuse_parameters`), and a batch is spread over the largest number of local devices that
+    divides it, each with a copy of the parameters; one program is compiled for each shape. On a CPU, call
+    `simulate_devices` first: with one device per core on two cores, images in pairs and fused parameters, gcvit_xxtiny
+    takes 348 ms for eight images instead of 457 ms.
     """
 
-    def __init__(self, model: GCViT, variables: dict):
+    def __init__(self, model: GCViT, variables: dict[str, Any]) -> None:
         self._model, self._variables = fuse_parameters(model, variables)
-        self.programs = {}  # By the shape of the images.
-        self._copies = {}  # Of the variables, by the mesh of devices that hold one.
+        self.programs: dict[tuple[int, ...], tuple[Program, jax.sharding.Mesh]] = {}  # By the shape of the images.
+        self._copies: dict[jax.sharding.Mesh, Any] = {}  # The variables, by the mesh of devices that hold a copy.
 
     def __call__(self, images: np.ndarray | jax.Array) -> jax.Array:
         if images.shape not in self.programs:
@@ -32,30 +37,35 @@ class Predictor:
         return program(self._copies[mesh], jax.device_put(images, jax.NamedSharding(mesh, jax.P(_AXIS))))
 
     def devices(self, batch_size: int) -> list[jax.Device]:
-        """Those that a batch of that size is spread over."""
+        """The devices that a batch of that size is spread over."""
         devices = jax.local_devices()
         return devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)]
 
-    def _program(self, batch_size: int):
+    def _program(self, batch_size: int) -> tuple[Program, jax.sharding.Mesh]:
         mesh = jax.sharding.Mesh(np.array(self.devices(batch_size)), (_AXIS,))
-        whole, split = jax.P(), jax.P(_AXIS)
+        replicated, split = jax.P(), jax.P(_AXIS)
 
-        def share(variables, images):
+        def share(variables: dict[str, Any], images: jax.Array) -> jax.Array:
             return apply_in_parts(self._model, variables, images)
 
-        program = jax.jit(jax.shard_map(share, mesh=mesh, in_specs=(whole, split), out_specs=split, check_vma=False))
+        in_specs = (replicated, split)
+        program = jax.jit(jax.shard_map(share, mesh=mesh, in_specs=in_specs, out_specs=split, check_vma=False))
         if mesh not in self._copies:
-            self._copies[mesh] = jax.device_put(self._variables, jax.NamedSharding(mesh, whole))
+            self._copies[mesh] = jax.device_put(self._variables, jax.NamedSharding(mesh, replicated))
         return program, mesh
 
 
-def apply_in_parts(model: GCViT, variables: dict, images: jax.Array) -> jax.Array:
-    """`model.apply` on images (B, H, W, 3), on a CPU on a few at a time, so that their maps stay in its cache."""
+def apply_in_parts(model: GCViT, variables: dict[str, Any], images: jax.Array) -> jax.Array:
+    """`model.apply` on images (B, H, W, 3): a few at a time on a CPU, so that their feature maps stay in its cache."""
     batch, height, width, _ = images.shape
     fitting = max(1, _PIXELS_AT_A_TIME // (height * width))
     size = max(n for n in range(1, batch + 1) if batch % n == 0 and n <= fitting)
-    if size == batch or jax.default_backend() != "cpu":
+
+    def apply(images: jax.Array) -> Any:
         return model.apply(variables, images)
+
+    if size == batch or jax.default_backend() != "cpu":
+        return apply(images)
     images = rearrange(images, "(parts b) h w c -> parts b h w c", b=size)
-    results = jax.lax.map(lambda part: model.apply(variables, part), images)
+    results = jax.lax.map(apply, images)
     return rearrange(results, "parts b classes -> (parts b) classes")

@@ -1,35 +1,32 @@
 """Names what images show: `python -m gcvit_flax.predict MODEL_DIR INPUT...`."""
 
 import argparse
+import io
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from gcvit_flax.classify import predict
 from gcvit_flax.cli import program_name, run_cli
-from gcvit_flax.config import Preprocessing
-from gcvit_flax.data.crops import evaluation_crop, whole_image
-from gcvit_flax.data.decode import decode
 from gcvit_flax.data.image_files import find_images
-from gcvit_flax.data.preprocess import normalize
 from gcvit_flax.errors import UserError
 from gcvit_flax.visualize.png import check_writable
-from gcvit_flax.weights.classes import best_classes
 
-_WHOLE_AT_A_TIME = 64  # Whole images are of up to five shapes: from more of them, fuller batches of each are made.
+if TYPE_CHECKING:
+    from gcvit_flax.model.gcvit import GCViT
 
-_WHOLE_HELP = """show the network all of each image, squashed to the nearest of five shapes, and not the middle alone:
-for subjects at the edge and for wide or tall photos; without it the network sees what its accuracy was measured on, and
-one shape is compiled instead of up to five"""
+_WHOLE_HELP = """show the network the whole of each image, squashed to the nearest of five shapes, instead of its center
+crop: for subjects at the edge and for wide or tall photos; the model's accuracy was measured on center crops, which
+also compile one shape instead of up to five"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parses, predicts and prints a table or JSON lines; a broken image is reported and the others go on."""
+    """Predicts and prints a table or JSON lines; an image that cannot be read is reported and the others follow."""
     options = _parse(arguments)
     paths = find_images(options.inputs)
     if options.heatmap:
@@ -38,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_writable(options.heatmap)
     # Between Pillow's two limits, 90 and 180 megapixels, it warns; above, it refuses.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    sys.stdout.reconfigure(errors="surrogateescape")  # Names of files that are not text come out as they went in.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # File names that are not valid text are printed unchanged.
 
     model, variables, names = open_classifier(options.model, whole=options.whole)
     failures = 0
@@ -66,11 +64,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "inputs",
         metavar="INPUT",
         nargs="+",
-        help="image files, folders (all images below), quoted patterns such as 'photos/**/*.jpg', or - for one path a "
-        "line on standard input",
+        help="image files, folders (all images below), quoted patterns such as 'photos/**/*.jpg', or - to read paths "
+        "from standard input, one per line",
     )
     parser.add_argument("--top-k", type=int, default=5, help="classes to name for each image")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line for each image")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line for each image")
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time, over all devices")
     parser.add_argument("--whole", action="store_true", help=_WHOLE_HELP)
     parser.add_argument(
@@ -91,12 +89,13 @@ def _as_table(path: str, result: list[dict[str, Any]]) -> str:
     return "\n".join([path, *(f"  {entry['probability']:7.2%}  {entry['class']}" for entry in result)])
 
 
-def open_classifier(model_dir: str, whole: bool = False):
-    """The model in a folder, its variables and its class names; with `whole`, a model that takes images of any size.
+def open_classifier(model_dir: str, whole: bool = False) -> "tuple[GCViT, dict[str, Any], list[str]]":
+    """The model in a folder, its variables and its class names; with `whole`, the model takes images of any size.
 
     Raises:
       UserError: (a ValueError) a folder that is not a model with a head.
     """
+    # Slow to import, and needed only after the command line is checked.
     from gcvit_flax.devices import enable_compilation_cache, simulate_devices
     from gcvit_flax.weights.folder_config import class_names, read_folder_config
     from gcvit_flax.weights.model_folder import load_model
@@ -107,77 +106,6 @@ def open_classifier(model_dir: str, whole: bool = False):
     if not model.config.num_classes:
         raise UserError(f"{model_dir} has no classifier head (num_classes is 0): predict needs a model with classes")
     return model, variables, class_names(read_folder_config(model_dir))
-
-
-def predict(
-    model,
-    variables: dict,
-    names: Sequence[str],
-    paths: Sequence[str],
-    top_k: int = 5,
-    batch_size: int = 16,
-    whole: bool = False,
-) -> Iterator[tuple[str, list[dict[str, Any]] | UserError]]:
-    """For each path its `top_k` classes, best first, as {"class", "index", "probability"}, or why it cannot be read.
-
-    They come in the order of `paths`, a batch at a time. With `whole`, for models with `pad_to_windows`, the network is
-    shown all of each image (`whole_image`); each shape is compiled once.
-
-    Raises:
-      UserError: (a ValueError) a model whose outputs are not finite.
-    """
-    from gcvit_flax.inference import Predictor
-
-    predictor = Predictor(model, variables)
-    at_a_time = max(batch_size, _WHOLE_AT_A_TIME) if whole else batch_size
-    for start in range(0, len(paths), at_a_time):
-        chunk = paths[start : start + at_a_time]
-        images = [_read(path, model.preprocessing, whole) for path in chunk]
-        readable = [image for image in images if not isinstance(image, UserError)]
-        logits = iter(_logits(predictor, model.preprocessing, readable, batch_size, shrink=len(paths) <= at_a_time))
-        for path, image in zip(chunk, images, strict=True):
-            yield path, image if isinstance(image, UserError) else _best(next(logits), names, top_k)
-
-
-def _read(path: str, preprocessing: Preprocessing, whole: bool) -> np.ndarray | UserError:
-    """What the network sees of a file, uint8 (H, W, 3); nothing of the file's own size is kept."""
-    try:
-        image = decode(path)
-        if min(image.size) < 2:
-            raise UserError(
-                f"{path}: {image.width}x{image.height} px, expected at least 2 a side; replace or remove it"
-            )
-    except UserError as error:
-        return error
-    return evaluation_crop(image, whole_image(image, preprocessing) if whole else preprocessing)
-
-
-def _logits(
-    predictor, preprocessing: Preprocessing, images: list[np.ndarray], batch_size: int, *, shrink: bool
-) -> list[np.ndarray]:
-    """Each image's logits (classes,), computed in batches of one shape, filled up so that a shape compiles once.
-
-    With `shrink`, for where no other images will follow, a batch is no larger than the power of two that holds a
-    shape's images: few sizes, which the compilation cache soon has.
-    """
-    logits = {}
-    for shape in {image.shape for image in images}:
-        same = [index for index, image in enumerate(images) if image.shape == shape]
-        size = min(batch_size, 1 << (len(same) - 1).bit_length()) if shrink else batch_size
-        for start in range(0, len(same), size):
-            batch = same[start : start + size]
-            filled = np.zeros((size, *shape), np.uint8)
-            filled[: len(batch)] = [images[index] for index in batch]
-            rows = np.asarray(predictor(normalize(filled, preprocessing)))
-            logits |= zip(batch, rows, strict=False)  # What filled the batch up is left.
-    return [logits[index] for index in range(len(images))]
-
-
-def _best(logits: np.ndarray, names: Sequence[str], top_k: int) -> list[dict[str, Any]]:
-    if not np.isfinite(logits).all():
-        raise UserError("the model's outputs are not finite: its parameters are damaged, train or convert it again")
-    best = best_classes(logits, top_k)
-    return [{"class": names[index], "index": index, "probability": probability} for index, probability in best]
 
 
 if __name__ == "__main__":

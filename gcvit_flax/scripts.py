@@ -1,20 +1,20 @@
-"""The console scripts, gcvit-train and its like: each is one of the package's programs by a name of its own.
+"""The console scripts gcvit-train, gcvit-predict and so on: each runs one of the package's programs.
 
-A program is imported when it is called, so that none waits for what the others import.
+A program is imported when it is called, so that none waits for the imports of the others.
 """
 
 from gcvit_flax.cli import run_cli
 
 
 def train() -> None:
-    """gcvit-train: train.py."""
+    """gcvit-train: python train.py."""
     from gcvit_flax.train import main
 
     run_cli(main)
 
 
 def convert() -> None:
-    """gcvit-convert: convert_keras_weights.py."""
+    """gcvit-convert: python convert_keras_weights.py."""
     from gcvit_flax.convert_weights import main
 
     run_cli(main)

@@ -8,13 +8,13 @@ from gcvit_flax.cli import run_cli
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses, then trains."""
+    """Trains as the command line asks."""
     from gcvit_flax.training.command_line import parse  # Needs the extra [train].
 
     config = parse(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("gcvit_flax").setLevel(logging.INFO)
-    # After parsing, so that --help and usage errors come at once.
+    # Imported after parsing, so that --help and usage errors are immediate.
     from gcvit_flax.devices import enable_compilation_cache
     from gcvit_flax.training.launch import train
 

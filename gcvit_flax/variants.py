@@ -1,4 +1,4 @@
-"""The ten published variants, and how a name and keyword arguments become a configuration."""
+"""The ten published variants, and configurations from a variant's name and keyword arguments."""
 
 import dataclasses
 from typing import Any
@@ -7,9 +7,9 @@ from gcvit_flax.config import REFERENCES, GCViTConfig, Preprocessing, Size, as_p
 from gcvit_flax.errors import UserError
 
 
-def _large(image_size: int, drop_path_rate: float) -> GCViTConfig:
+def _large(side: int, drop_path_rate: float) -> GCViTConfig:
     return GCViTConfig(
-        image_size=image_size,
+        image_size=(side, side),
         embed_dim=192,
         depths=(3, 4, 19, 5),
         num_heads=(6, 12, 24, 48),
@@ -19,7 +19,7 @@ def _large(image_size: int, drop_path_rate: float) -> GCViTConfig:
     )
 
 
-# Paper, table 1 and appendix A; small2, tiny2 and the large models from the official release's table of models.
+# Paper, table 1 and appendix A; tiny2, small2 and the large models: the official release's table of models.
 VARIANTS = {
     "gcvit_xxtiny": GCViTConfig(depths=(2, 2, 6, 2), drop_path_rate=0.2),
     "gcvit_xtiny": GCViTConfig(depths=(3, 4, 6, 5), drop_path_rate=0.2),
@@ -54,13 +54,15 @@ VARIANTS = {
     "gcvit_large_512": _large(512, 0.1),
 }
 
-# Evaluation crops of the official release; 1.0 and "center" where a variant is not named.
+# Evaluation crops of the official release; 1.0 and "center" for all other variants.
 _CROP_FRACTIONS = dict.fromkeys(("gcvit_xtiny", "gcvit_tiny2", "gcvit_small", "gcvit_small2"), 0.875)
 _CROP_MODES = dict.fromkeys(("gcvit_large_384", "gcvit_large_512"), "squash")
 
 
 def default_preprocessing(variant: str | None, image_size: Size) -> Preprocessing:
-    """The official evaluation crop of `variant` (None: the whole image's middle) at `image_size`."""
+    """The official evaluation crop of `variant` at `image_size`; a full center crop for None."""
+    if variant is None:
+        return Preprocessing(image_size)
     return Preprocessing(
         image_size, crop_fraction=_CROP_FRACTIONS.get(variant, 1.0), crop_mode=_CROP_MODES.get(variant, "center")
     )
@@ -69,11 +71,11 @@ def default_preprocessing(variant: str | None, image_size: Size) -> Preprocessin
 def resolve_config(
     variant: str | GCViTConfig = "gcvit_xxtiny", *, reference: str | None = None, **fields: Any
 ) -> GCViTConfig:
-    """The configuration that `variant` (a name in VARIANTS or a GCViTConfig) becomes with `fields` replaced.
+    """The configuration of `variant` (a name in VARIANTS or a GCViTConfig) with `fields` replaced.
 
-    A new `image_size` without `window_size` lets the windows follow the official ratios; under `pad_to_windows` it
-    changes nothing here, since the configured size is then the nominal one that decides the query stages and any
-    input is taken. `reference` sets `relative_position_bias` and `query_pool_padding`.
+    With a new `image_size` and no `window_size`, the windows follow the official ratios. With `pad_to_windows`, a new
+    `image_size` is ignored here: the configured size is then only nominal (it decides the query stages) and inputs may
+    have any size. `reference` sets `relative_position_bias` and `query_pool_padding`.
 
     Raises:
       UserError: (a ValueError) an unknown variant, field or reference, a field that contradicts `reference`, or a
@@ -101,12 +103,12 @@ def resolve_config(
         if fields.get("pad_to_windows", config.pad_to_windows):
             del fields["image_size"]
         elif as_pair("image_size", fields["image_size"]) != config.image_size:
-            fields["window_size"] = None
+            fields["window_size"] = ()
     return dataclasses.replace(config, **fields)
 
 
 def variant_name(config: GCViTConfig) -> str | None:
-    """The published variant with this backbone, whatever its classes, regularisation and reference; None if none."""
+    """The published variant with this backbone, for any classes, regularization and reference, or None."""
     ignored = ("num_classes", "drop_path_rate", "dropout_rate", "attention_dropout_rate", "pad_to_windows")
     free = {name: getattr(config, name) for name in (*ignored, "relative_position_bias", "query_pool_padding")}
     return next((name for name, known in VARIANTS.items() if dataclasses.replace(known, **free) == config), None)

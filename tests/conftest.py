@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Compiling takes most of the tests' time; unoptimised code computes the same, and the quicker of two code generators,
+# Compiling takes most of the tests' time; unoptimized code computes the same, and the quicker of two code generators,
 # which later versions of JAX do not have, makes it in half the time.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
@@ -17,10 +17,15 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
 from PIL import Image
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
+
+# The shapes that these modules' signatures declare are checked wherever a test calls them.
+CHECKED = ("kernels.convolution", "kernels.pointwise", "kernels.windowed_attention", "windows")
+install_import_hook([f"gcvit_flax.model.{name}" for name in CHECKED], "beartype.beartype")
 
 from small import SMALL, TRAIN  # noqa: E402
 
@@ -71,7 +76,7 @@ def run_command(environment, tmp_path):
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
-    """A folder of generated JPEGs of various sizes: three classes, told apart by their colour, 8 + 3 images each."""
+    """A folder of generated JPEGs of various sizes: three classes, told apart by their color, 8 + 3 images each."""
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for part, count in (("train", 8), ("val", 3)):

@@ -5,10 +5,14 @@ import resource
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from gcvit_flax.config import GCViTConfig
+from gcvit_flax.weights.tree import parameter_shapes, unflatten
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ROOT / "train.py"
+FIXTURES = ROOT / "tests" / "fixtures"  # Weight files written by other programs; see the README there.
 
 # The smallest network that has every kind of layer and of randomness; one for all, since compiling it takes longest.
 SMALL = [
@@ -26,6 +30,13 @@ TINY = GCViTConfig(
     num_heads=(1, 2, 2, 4),
     num_classes=3,
 )
+
+
+def random_variables(config: GCViTConfig, seed: int = 0) -> dict:
+    """Variables of a network of `config`, every parameter normal(0, 0.1): no scale is 1, no bias 0."""
+    draw = np.random.default_rng(seed).normal
+    flat = {name: draw(0, 0.1, leaf.shape).astype(np.float32) for name, leaf in parameter_shapes(config).items()}
+    return {"params": unflatten(flat)}
 
 
 _VARYING = ("images_per_second", "input_share", "device_share", "peak_memory_gib")

@@ -1,5 +1,7 @@
+import jax
 import numpy as np
 import pytest
+from small import FIXTURES, random_variables
 
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.convert_weights import main
@@ -17,23 +19,24 @@ def script(run_command, request):
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory, make_variables):
+def tiny(tmp_path_factory):
     """A small network's weights as a .keras file of the package gcvit."""
     folder = tmp_path_factory.mktemp("tiny")
     config = GCViTConfig(image_size=32, embed_dim=4, depths=(1,) * 4, num_heads=(1,) * 4, num_classes=10)
-    save_model(folder / "m", GCViT(config), make_variables(config))
+    save_model(folder / "m", GCViT(config), random_variables(config))
     write_weights(folder / "m", folder / "tiny.keras", "gcvit_tf")
     return folder / "tiny.keras"
 
 
-def test_there_verified_and_back(script, tmp_path, tiny, logits):
+def test_there_verified_and_back(script, tmp_path, tiny):
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     np.savez(tmp_path / "inputs.npz", images=images)
     done = script(tiny, "m", "--reference", "gcvit_tf", "--verify", "inputs.npz")
     assert done.stderr == ""
-    for part in ("written by the package gcvit", "gcvit_tf: one position bias a head", "image 1"):
+    for part in ("written by the package gcvit", "gcvit_tf: one position bias per head", "image 1"):
         assert part in done.stdout
-    best = logits(*load_model(tmp_path / "m"), images)[0]
+    model, variables = load_model(tmp_path / "m")
+    best = np.asarray(jax.jit(model.apply)(variables, images))[0]
     assert f"{best.max():.4f}" in done.stdout and f"class {best.argmax()}" in done.stdout
     main([str(tmp_path / "m"), str(tmp_path / "back.keras"), "--to", "gcvit_tf"])
     assert (tmp_path / "back.keras").exists()
@@ -65,8 +68,8 @@ def test_usage_errors(arguments, capsys):
     assert "usage:" in capsys.readouterr().err
 
 
-def test_options_reach_the_conversion(tmp_path, files, capsys):
-    source = str(files / "micro.nvlabs.pth.tar")
+def test_options_reach_the_conversion(tmp_path, capsys):
+    source = str(FIXTURES / "micro.nvlabs.pth.tar")
     options = ["--num-classes", "4", "--image-size", "64", "96", "--reference", "keras_io", "--ema"]
     main([source, str(tmp_path / "m"), *options])
     model, variables = load_model(tmp_path / "m")

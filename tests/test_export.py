@@ -14,10 +14,10 @@ import pytest
 from small import TINY, full_disk
 
 import gcvit_flax
-from gcvit_flax import export
+from gcvit_flax import export, export_stablehlo
 from gcvit_flax.cli import run_cli
 from gcvit_flax.errors import UserError
-from gcvit_flax.export import export_model
+from gcvit_flax.export_stablehlo import export_model
 
 NAMES = ["cat", "dog", "eel"]
 
@@ -90,21 +90,21 @@ def test_an_earlier_export_is_replaced_by_a_checked_one_alone(padded, exported, 
     assert "bf16" in program.mlir_module() and program.out_avals[0].dtype == jnp.float32
 
     for platform, message in (("cpu", "differ from the model's by 1.0e"), ("tpu", "does not run in a fresh process")):
-        monkeypatch.setattr(export, "_export", lambda *_, platform=platform: zeros_for(platform))
+        monkeypatch.setattr(export_stablehlo, "_export", lambda *_, platform=platform: zeros_for(platform))
         with pytest.raises(UserError, match=message):
             export_model(folder, out, 2, ["cpu"])
         assert names_in(tmp_path) == ["out"] and read(out)[1] == folder_config
 
 
 def test_without_the_cpu_nothing_is_checked(padded, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(export, "_export", lambda *arguments: zeros_for(*arguments[-1]))
+    monkeypatch.setattr(export_stablehlo, "_export", lambda *arguments: zeros_for(*arguments[-1]))
     export.main([str(padded[0]), str(tmp_path / "out"), "--batch", "2", "--platforms", "cuda, rocm"])
     assert "batch 2, for cuda, rocm\nnot checked: that is done on the CPU" in capsys.readouterr().out
     assert read(tmp_path / "out")[1]["platforms"] == ["cuda", "rocm"]
 
 
 def test_a_fresh_process_cannot_import_the_package():
-    blocking = export._FRESH_PROGRAM.split("import jax")[0]
+    blocking = export_stablehlo._CALLER.split("import jax")[0]
     for statement, status in (("import gcvit_flax", 1), ("import numpy", 0)):
         process = subprocess.run([sys.executable, "-c", blocking + statement], capture_output=True)
         assert process.returncode == status, process.stderr
@@ -129,7 +129,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(padded, tmp_path, capsys, 
             run_cli(functools.partial(export.main, arguments))
         errors = capsys.readouterr().err
         assert stop.value.code == 1 and expected in errors and errors.count("\n") == 1, (arguments, errors)
-    monkeypatch.setattr(export, "_export", lambda *_: zeros_for("tpu"))
+    monkeypatch.setattr(export_stablehlo, "_export", lambda *_: zeros_for("tpu"))
     with pytest.raises(UserError, match="out cannot be written"), full_disk():
         export_model(model_dir, tmp_path / "out", 2, ["tpu"])
     assert names_in(tmp_path) == ["empty", "file"] and names_in(tmp_path / "empty") == []

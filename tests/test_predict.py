@@ -1,8 +1,6 @@
-"""gcvit_flax.predict: what is an input, what the network is shown, and what comes out in which order."""
+"""gcvit_flax.predict: what the network sees of each image, and the order of the results."""
 
-import io
 import json
-import sys
 
 import jax
 import numpy as np
@@ -14,7 +12,6 @@ import gcvit_flax
 from gcvit_flax import inference
 from gcvit_flax.data import crops
 from gcvit_flax.data.decode import decode
-from gcvit_flax.data.image_files import find_images
 from gcvit_flax.data.preprocess import normalize
 from gcvit_flax.predict import main, predict
 
@@ -49,21 +46,6 @@ def run(capsys, *arguments) -> tuple[int, list[dict], str]:
     return status, [json.loads(line) for line in output.out.splitlines()], output.err
 
 
-def test_inputs_are_files_folders_patterns_and_a_list(tmp_path, monkeypatch):
-    (tmp_path / "b" / "deep").mkdir(parents=True)
-    (tmp_path / "empty").mkdir()
-    for name in ("b/z.JPG", "b/deep/a.png", "b/notes.txt", "b/._z.jpg", "odd[1].png", "c.gif"):
-        (tmp_path / name).touch()
-    assert find_images(["nothing.png", "c.gif", "b"]) == ["nothing.png", "c.gif", "b/deep/a.png", "b/z.JPG"]
-    assert find_images(["**/a*.png", "*.gif"]) == ["b/deep/a.png", "c.gif"]
-    assert find_images(["odd[1].png"]) == ["odd[1].png"]
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"two words.png\nc.gif\r\n\nlast.png")))
-    assert find_images(["-"]) == ["two words.png", "c.gif", "last.png"]
-    for item, message in (("empty", "holds no images"), ("*.tif", "no file matches"), ("-", "standard input is empty")):
-        with pytest.raises(gcvit_flax.UserError, match=message):
-            find_images([item])
-
-
 def test_results_are_in_order_and_the_models_and_broken_files_are_passed_over(model_dir, capsys):
     paths = [draw(f"{seed}.png", 32 + seed, 40, seed) for seed in range(5)]
     with open("poem.jpg", "w") as file:
@@ -96,7 +78,7 @@ def test_whole_images_of_any_size_compile_a_program_a_shape(model_dir, capsys, m
         return made[-1]
 
     monkeypatch.setattr(inference, "Predictor", watched)
-    monkeypatch.setattr("gcvit_flax.predict._WHOLE_AT_A_TIME", 4)
+    monkeypatch.setattr("gcvit_flax.classify._WHOLE_IMAGES_AT_A_TIME", 4)
     sizes = [(90, 90), (120, 100), (40, 90), (95, 88), (80, 64), (300, 120), (99, 99), (130, 60), (77, 70)]
     paths = [draw(f"{index}.png", *size, index) for index, size in enumerate(sizes)]
     results = dict(predict(model, variables, "abc", paths, batch_size=2, whole=True))

@@ -29,7 +29,7 @@ def test_from_photos_to_predictions(run_command, finetune, photos, tmp_path):
     assert [record["step"] for record in evaluations] == [6, 12, 18, 24]
     names = {"step", "epoch", "train_loss", "train_top1", "grad_norm", "param_norm", "learning_rate"}
     assert names == training[0].keys()
-    assert max(record["val_top1"] for record in evaluations) > 0.6  # Chance is a third; the classes are colours.
+    assert max(record["val_top1"] for record in evaluations) > 0.6  # Chance is a third; the classes are colors.
 
     model_dir = workdir / "model"
     process = run_command("-m", "gcvit_flax.evaluate", model_dir, "--data", f"folder:{photos}", "--json")

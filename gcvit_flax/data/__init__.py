@@ -1,1 +1,1 @@
-"""Pixels in, for training, evaluation and prediction alike: sources of images, decoding, crops and batches."""
+"""Image input for training, evaluation and prediction: data sets, decoding, crops and batches."""

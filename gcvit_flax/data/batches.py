@@ -1,7 +1,7 @@
-"""Batches of decoded uint8 images: Grain reads and decodes ahead while the device computes.
+"""Batches of decoded uint8 images: Grain reads and decodes ahead while the devices compute.
 
 A training batch is a function of (seed, step) alone. Process p of P takes the p-th contiguous block of each global
-batch, so the global batches are the same whatever the number of processes and devices.
+batch, so the global batches are the same for any number of processes and devices.
 """
 
 import contextlib
@@ -26,9 +26,10 @@ from gcvit_flax.errors import UserError
 logger = logging.getLogger("gcvit_flax")
 
 Batch = dict[str, Any]
+Example = dict[str, Any]
 _PREFETCHED_BATCHES = 4
 _READ_THREADS = 16
-_SUBSTITUTES = 1000  # How many images are tried for one that cannot be read.
+_MAX_SUBSTITUTES = 1000  # Images that are tried in place of one that cannot be read.
 
 
 def training_batches(
@@ -46,20 +47,20 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Endless batches from `start_step` on: image uint8 (b, H, W, 3), label (b,), index (b,).
 
-    Every epoch is a fresh permutation, and batches run across its end, so each example is seen exactly once an
-    epoch. `index` is the example's place in the global batch of `batch_size`; b is this process's share. `squash`
-    resizes whole images instead of cropping at random. `workers` processes decode, or read threads of this one when 0.
-    With `skip_corrupt` a random readable image stands in for one that cannot be read, and batches have `skipped`, an
-    int: how many of their images do.
+    Every epoch is a new permutation and batches may span two epochs, so each example is seen exactly once per epoch.
+    `index` is the position in the global batch of `batch_size`; b is the share of process (number, count) `process`.
+    `squash` resizes whole images instead of cropping them at random. Images are decoded by `workers` processes, or by
+    threads if that is 0. With `skip_corrupt` a random readable image replaces one that cannot be read, and `skipped`,
+    an int, counts them per batch.
 
     Raises:
-      UserError: (a ValueError, from `next`) what cannot be read; with `skip_corrupt`, where nothing can.
+      UserError: (a ValueError, from `next`) an image that cannot be read; with `skip_corrupt`, only if none can.
     """
     local = batch_size // process[1]
     whole = dataclasses.replace(preprocessing, crop_mode="squash", crop_fraction=1.0)
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
 
-    def load(index: int, rng: np.random.Generator) -> dict[str, Any]:
+    def load(index: int, rng: np.random.Generator) -> Example:
         image, label, name = source[index]
         if squash:
             pixels = evaluation_crop(decode(image, name), whole)
@@ -70,33 +71,33 @@ def training_batches(
     if skip_corrupt:
         load = functools.partial(_load_readable, load, len(source))
 
-    def load_at(place: int) -> dict[str, Any]:
-        place = start_step * batch_size + _global_place(place, batch_size, process)
-        return load(order[place], np.random.default_rng((seed, place)))
+    def load_at(position: int) -> Example:
+        position = start_step * batch_size + _global_position(position, batch_size, process)
+        return load(order[position], np.random.default_rng((seed, position)))
 
     batches = _batches(load_at, sys.maxsize // batch_size * batch_size // process[1], local, workers)
-    places = np.arange(process[0] * local, (process[0] + 1) * local, dtype=np.int32)
+    index = np.arange(process[0] * local, (process[0] + 1) * local, dtype=np.int32)
     for batch in batches:
         if skip_corrupt:
-            batch["skipped"] = _report(batch.pop("error"))
-        yield {**batch, "index": places}
+            batch["skipped"] = _log_unreadable(batch.pop("error"))
+        yield {**batch, "index": index}
 
 
-def _global_place(place: int, batch_size: int, process: tuple[int, int]) -> int:
-    """Where the `place`-th example that this process loads stands in the sequence of all processes' examples."""
+def _global_position(position: int, batch_size: int, process: tuple[int, int]) -> int:
+    """The position among all processes' examples of the example at `position` among this process's."""
     number, count = process
-    step, place = divmod(place, batch_size // count)
-    return step * batch_size + number * (batch_size // count) + place
+    step, position = divmod(position, batch_size // count)
+    return step * batch_size + number * (batch_size // count) + position
 
 
-def _batches(load: Callable[[int], dict[str, Any]], total: int, batch_size: int, workers: int = 0) -> grain.IterDataset:
-    """Batches of load(0) ... load(total - 1), some of them always ready."""
+def _batches(load: Callable[[int], Example], total: int, batch_size: int, workers: int = 0) -> grain.IterDataset:
+    """Batches of load(0) ... load(total - 1), a few of them loaded ahead."""
     examples = grain.MapDataset.range(total).map(load)
-    if not workers:  # Read threads share the work example by example.
+    if not workers:  # Threads share the work example by example.
         ahead = _PREFETCHED_BATCHES * batch_size
         return examples.to_iter_dataset(_read_options(ahead)).batch(batch_size)
     absl.flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, which nobody has parsed here.
-    # Workers divide what they are given, so that they must be given whole batches.
+    # Grain deals out elements to the workers, so that the elements must be whole batches.
     batches = examples.batch(batch_size).to_iter_dataset(_read_options(_PREFETCHED_BATCHES))
     return batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
 
@@ -105,16 +106,18 @@ def _read_options(ahead: int) -> grain.ReadOptions:
     return grain.ReadOptions(num_threads=min(ahead, _READ_THREADS), prefetch_buffer_size=ahead)
 
 
-def _load_readable(load: Callable, total: int, index: int, rng: np.random.Generator) -> dict[str, Any]:
-    """What `load` gives for `index`, or else for a random other of `total`; `error` says why, "" for the first."""
+def _load_readable(
+    load: Callable[[int, np.random.Generator], Example], total: int, index: int, rng: np.random.Generator
+) -> Example:
+    """The example `load` returns for `index`, or a random readable one of `total` with the reason in `error`."""
     try:
         return {**load(index, rng), "error": np.str_()}
     except UnreadableImage as error:
         reason = str(error)
-    for other in rng.choice(total, min(total, _SUBSTITUTES), replace=False):
+    for substitute in rng.choice(total, min(total, _MAX_SUBSTITUTES), replace=False):
         with contextlib.suppress(UnreadableImage):
-            return {**load(int(other), rng), "error": np.str_(reason)}
-    raise UserError(f"none of {min(total, _SUBSTITUTES)} images tried can be read: {reason}")
+            return {**load(int(substitute), rng), "error": np.str_(reason)}
+    raise UserError(f"none of {min(total, _MAX_SUBSTITUTES)} images tried can be read: {reason}")
 
 
 def evaluation_batches(
@@ -125,18 +128,18 @@ def evaluation_batches(
     skip_corrupt: bool = False,
     process: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """One pass over `source`: image uint8 (b, H, W, 3), label (b,) and mask (b,), False where the batch is filled up.
+    """One pass over `source`: image uint8 (b, H, W, 3), label (b,) and mask (b,), False for padding.
 
-    Every process gives the same number of batches, as collective operations need. With `skip_corrupt` images that
+    Every process yields the same number of batches, as collective operations need. With `skip_corrupt` images that
     cannot be read are masked too.
 
     Raises:
-      UserError: (a ValueError, from `next`) what cannot be read, unless `skip_corrupt`.
+      UserError: (a ValueError, from `next`) an image that cannot be read, unless `skip_corrupt`.
     """
     blank = {"image": np.zeros((*preprocessing.image_size, 3), np.uint8), "label": np.int32(0), "mask": np.bool_(False)}
 
-    def load(place: int) -> dict[str, Any]:
-        index, reason = _global_place(place, batch_size, process), ""
+    def load(position: int) -> Example:
+        index, reason = _global_position(position, batch_size, process), ""
         if index < len(source):
             try:
                 image, label, name = source[index]
@@ -150,12 +153,12 @@ def evaluation_batches(
 
     local = batch_size // process[1]
     for batch in _batches(load, -(-len(source) // batch_size) * local, local):
-        _report(batch.pop("error"))
+        _log_unreadable(batch.pop("error"))
         yield batch
 
 
-def _report(errors: np.ndarray) -> int:
-    """How many examples of a batch could not be read; logs each of `errors` (b,) that is not empty."""
+def _log_unreadable(errors: np.ndarray) -> int:
+    """Logs each of `errors` (b,) that is not empty, and returns their number."""
     for error in errors[errors != ""]:
         _warn_once(f"skipped {error}")
     return int((errors != "").sum())

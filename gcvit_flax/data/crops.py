@@ -1,4 +1,4 @@
-"""What part of an image a network sees, and at which size, where nothing is random."""
+"""The deterministic crops of evaluation and prediction."""
 
 import dataclasses
 import math
@@ -8,52 +8,57 @@ from PIL import Image
 
 from gcvit_flax.config import Preprocessing
 
-_KERNELS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_ASPECTS = (0.5, math.sqrt(0.5), 1.0, math.sqrt(2), 2.0)
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_ASPECT_RATIOS = (0.5, math.sqrt(0.5), 1.0, math.sqrt(2), 2.0)
 
 
 def evaluation_crop(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """The deterministic crop a network is evaluated on, uint8 (H, W, 3): antialiased resize, then the middle."""
+    """The crop that a network is evaluated on, uint8 (H, W, 3): antialiased resize, then the center."""
     height, width = preprocessing.image_size
-    covered = _covered(image, preprocessing)
-    if image.size != covered:
-        image = image.resize(covered, _KERNELS[preprocessing.kernel])
-    left, top = _corner(covered, preprocessing)
+    resized = _resized_size(image, preprocessing)
+    if image.size != resized:
+        image = image.resize(resized, _RESAMPLING[preprocessing.kernel])
+    left, top = _crop_corner(resized, preprocessing)
     return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
 def crop_box(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of what `evaluation_crop` shows, in pixels of `image`."""
-    covered, (height, width) = _covered(image, preprocessing), preprocessing.image_size
-    left, top = _corner(covered, preprocessing)
-    x, y = image.width / covered[0], image.height / covered[1]
+    """Left, top, right and bottom of the evaluation crop, in pixels of `image`."""
+    resized, (height, width) = _resized_size(image, preprocessing), preprocessing.image_size
+    left, top = _crop_corner(resized, preprocessing)
+    x, y = image.width / resized[0], image.height / resized[1]
     return left * x, top * y, (left + width) * x, (top + height) * y
 
 
-def _covered(image: Image.Image, preprocessing: Preprocessing) -> tuple[int, int]:
+def _resized_size(image: Image.Image, preprocessing: Preprocessing) -> tuple[int, int]:
     """(width, height) that the image is resized to before the crop."""
     height, width = preprocessing.image_size
-    covered = tuple(math.floor(side / preprocessing.crop_fraction) for side in (width, height))
+    width, height = math.floor(width / preprocessing.crop_fraction), math.floor(height / preprocessing.crop_fraction)
     if preprocessing.crop_mode != "center":
-        return covered
-    scale = max(covered[0] / image.width, covered[1] / image.height)
-    return tuple(max(side, round(scale * length)) for side, length in zip(covered, image.size, strict=True))
+        return width, height
+    scale = max(width / image.width, height / image.height)
+    return max(width, round(scale * image.width)), max(height, round(scale * image.height))
 
 
-def _corner(covered: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+def _crop_corner(resized: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Left and top of the crop in an image of (width, height) `resized`."""
     height, width = preprocessing.image_size
-    return round((covered[0] - width) / 2), round((covered[1] - height) / 2)
+    return round((resized[0] - width) / 2), round((resized[1] - height) / 2)
 
 
 def whole_image(image: Image.Image, preprocessing: Preprocessing) -> Preprocessing:
-    """Preprocessing that keeps all of an image, at the nearest of five shapes of about the same area.
+    """Preprocessing that keeps the whole image: it is squashed to the nearest of five shapes of about the same area.
 
-    Width over height is about 1/2, 0.7, 1, 1.4 or 2 and sides are multiples of 32 px, so that images of any size
-    compile at most five programs; one side is squashed by what is left, at 224 and 384 px at most a fifth where the
-    image's aspect ratio is within 0.4 to 2.5. For networks with `pad_to_windows`.
+    The aspect ratios (width / height) are about 1/2, 0.7, 1, 1.4 and 2, and sides are multiples of 32 px, so that at
+    most five programs are compiled for images of any size. At 224 and 384 px, images with an aspect ratio of 0.4 to 2.5
+    are squashed by a fifth at most. For networks with `pad_to_windows`.
     """
     side = math.sqrt(math.prod(preprocessing.image_size))
-    lengths = [(side / math.sqrt(aspect), side * math.sqrt(aspect)) for aspect in _ASPECTS]
-    shapes = [tuple(max(32, 32 * round(length / 32)) for length in pair) for pair in lengths]
+    lengths = [(side / math.sqrt(aspect), side * math.sqrt(aspect)) for aspect in _ASPECT_RATIOS]
+    shapes = [(_multiple_of_32(height), _multiple_of_32(width)) for height, width in lengths]
     nearest = min(shapes, key=lambda shape: abs(math.log(image.width / image.height * shape[0] / shape[1])))
     return dataclasses.replace(preprocessing, image_size=nearest, crop_fraction=1.0, crop_mode="squash")
+
+
+def _multiple_of_32(length: float) -> int:
+    return max(32, 32 * round(length / 32))

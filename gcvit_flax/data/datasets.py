@@ -1,4 +1,4 @@
-"""From what a command line calls its data to the data set."""
+"""Opens the data set that a command line names."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from gcvit_flax.errors import UserError
 
 
 def open_data(spec: str, val_fraction: float = 0.1, split: str | None = None) -> Dataset:
-    """Opens `digits`, `folder:PATH` or `tfds:NAME`.
+    """Opens the data set `spec`: `digits`, `folder:PATH` or `tfds:NAME`.
 
-    A folder holds PATH/{train,val or test}/CLASS/IMAGE, PATH/train/CLASS/IMAGE or PATH/CLASS/IMAGE; where no
-    held-out part exists, a stratified `val_fraction` with a fixed seed is. `split` names the part to use for
-    validation: a folder below PATH, or tfds split syntax.
+    A folder holds PATH/{train,val or test}/CLASS/IMAGE, PATH/train/CLASS/IMAGE or PATH/CLASS/IMAGE. Without a
+    validation part, a stratified `val_fraction` is held out with a fixed seed. `split` names the validation part: a
+    folder below PATH, or a split in tfds syntax.
 
     Raises:
-      UserError: (a ValueError) data that is missing, empty, of one class only, or a spec of another form.
+      UserError: (a ValueError) data that is missing, empty or of one class only, or a `spec` of another form.
     """
     if not 0 < val_fraction < 1:
         raise UserError(f"--val-fraction must be above 0 and below 1, got {val_fraction}")

@@ -1,38 +1,41 @@
-"""One decoder for training, evaluation and prediction: files, bytes and arrays to upright RGB images."""
+"""The decoder of training, evaluation and prediction: files, bytes and arrays to upright RGB images."""
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from gcvit_flax.errors import UserError
 
+# A file's path, encoded bytes, a Pillow image, or a uint8 array (H, W) or (H, W, 1, 3 or 4).
+ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+
 
 class UnreadableImage(UserError):
-    """An image that is missing or damaged, which a run may pass over where it is told to."""
+    """An image that is missing or damaged; a run with --skip-corrupt passes over it."""
 
 
-def decode(source: Any, name: str = "") -> Image.Image:
-    """An upright RGB image from a path, encoded bytes, a Pillow image or a uint8 array (H, W) or (H, W, 1, 3 or 4).
+def decode(source: ImageSource, name: str = "") -> Image.Image:
+    """An upright RGB image.
 
-    EXIF orientation is applied, alpha dropped, greyscale and CMYK converted, 16-bit greyscale scaled to 8 bits; of
-    an animation the first frame is taken. `name` is what an error calls bytes and arrays.
+    EXIF orientation is applied, alpha dropped, grayscale and CMYK converted, 16-bit grayscale scaled to 8 bits, and of
+    an animation the first frame is taken. `name` stands for bytes and arrays in error messages.
 
     Raises:
-      UnreadableImage: (a UserError) what is missing or not an image that Pillow can read.
+      UnreadableImage: (a UserError) a file that is missing, or not an image that Pillow can read.
       UserError: (a ValueError) an array of another type or shape.
     """
-    with opened(source, name) as image:
+    with open_image(source, name) as image:
         return to_rgb(image)
 
 
 @contextlib.contextmanager
-def opened(source: Any, name: str) -> Iterator[Image.Image]:
-    """A Pillow image, of which a file's pixels are not read yet; what goes wrong inside is blamed on the file."""
+def open_image(source: ImageSource, name: str) -> Iterator[Image.Image]:
+    """A Pillow image whose pixels need not be loaded yet; any error inside the block is reported as the file's."""
     if isinstance(source, Image.Image):
         yield source
         return
@@ -40,33 +43,32 @@ def opened(source: Any, name: str) -> Iterator[Image.Image]:
         yield _from_array(source, name or "array")
         return
     name = name or ("image" if isinstance(source, bytes) else str(source))
-    missing = UnreadableImage(f"{name}: there is no such image file, check the path")
-    if not isinstance(source, bytes) and not Path(source).is_file():
-        raise missing
     try:
+        if not isinstance(source, bytes) and not Path(source).is_file():
+            raise FileNotFoundError
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             yield image
-    except (FileNotFoundError, NotADirectoryError) as error:  # It went away after the look at it above.
-        raise missing from error
+    except (FileNotFoundError, NotADirectoryError) as error:  # Also of a file that was removed after `is_file`.
+        raise UnreadableImage(f"{name}: there is no such image file, check the path") from error
     except Image.DecompressionBombError as error:
-        limit = 2 * Image.MAX_IMAGE_PIXELS
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Never None here: then Pillow has no limit.
         raise UnreadableImage(
             f"{name}: more than the {limit:,} pixels that Pillow reads; shrink or remove it"
         ) from error
-    except UnidentifiedImageError as error:  # Whose words only repeat the path.
+    except UnidentifiedImageError as error:  # Its message only repeats the path.
         raise UnreadableImage(f"{name}: not an image that Pillow can read; replace or remove it") from error
     except Exception as error:  # Damaged files make Pillow raise nearly everything, struct.error and RuntimeError too.
         raise UnreadableImage(f"{name}: not an image that Pillow can read ({error}); replace or remove it") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An upright RGB image, without a copy where it is one already: a photo of 100 megapixels takes 400 MB."""
+    """An upright RGB image, not copied if it is one already: a photo of 100 megapixels takes 400 MB."""
     image.load()
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit greyscale; convert("RGB") would clip it at 255.
+    if image.mode.startswith("I"):  # 16-bit grayscale, which convert("RGB") would clip at 255.
         image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:  # Pillow warns where it goes to RGB at once.
+    if image.mode == "P" and "transparency" in image.info:  # Pillow warns about a direct conversion to RGB.
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
 

@@ -1,4 +1,4 @@
-"""The handwritten digits that come with the package (assets/README.md)."""
+"""The handwritten digits that are part of the package (assets/README.md)."""
 
 import importlib.resources
 
@@ -8,7 +8,7 @@ from gcvit_flax.data.sources import Dataset, ListSource, hold_out
 
 
 def open_digits(val_fraction: float) -> Dataset:
-    """The 1,797 digits, uint8 (8, 8), a stratified `val_fraction` of them held out."""
+    """The 1,797 digits, uint8 (8, 8), with a stratified `val_fraction` held out."""
     file = importlib.resources.files("gcvit_flax") / "data" / "assets" / "digits.npz"
     with file.open("rb") as stream, np.load(stream) as arrays:
         images, labels = arrays["images"], arrays["labels"].astype(np.int64)

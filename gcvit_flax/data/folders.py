@@ -1,4 +1,4 @@
-"""Data sets that are folders of images, one folder a class."""
+"""Data sets that are folders of images, one folder per class."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ from gcvit_flax.data.image_files import is_image_file
 from gcvit_flax.data.sources import TRAIN, Dataset, ListSource, hold_out
 from gcvit_flax.errors import UserError
 
-_VALIDATION = ("val", "test")
+_VALIDATION_FOLDERS = ("val", "test")  # The first that exists is used.
 
 
 def open_folder(root: Path, val_fraction: float, split: str | None) -> Dataset:
     """Opens ROOT/{train,val or test}/CLASS/IMAGE, ROOT/train/CLASS/IMAGE or ROOT/CLASS/IMAGE.
 
-    Where nothing is held out, a stratified `val_fraction` is; `split` names the folder to validate on.
+    Without a validation folder a stratified `val_fraction` is held out; `split` names the validation folder.
 
     Raises:
       UserError: (a ValueError) folders that are missing, empty, or of classes that do not fit each other.
@@ -23,11 +23,12 @@ def open_folder(root: Path, val_fraction: float, split: str | None) -> Dataset:
         raise UserError(f"{root} is not a folder: give folder:PATH with PATH/CLASS/IMAGE or PATH/train/CLASS/IMAGE")
     train_root = root / TRAIN if (root / TRAIN).is_dir() else root
     if split is not None and not (root / split).is_dir():
-        raise UserError(f"{root} has no folder {split!r} to use as the split: it holds {_shown_folders(root)}")
-    held_out = [root / name for name in ([split] if split else _VALIDATION) if (root / name).is_dir()]
+        shown = ", ".join(_class_names(root)) or "none"
+        raise UserError(f"{root} has no folder {split!r} to use as the split: it holds {shown}")
+    held_out = [root / name for name in ([split] if split else _VALIDATION_FOLDERS) if (root / name).is_dir()]
     if train_root == root and held_out:
-        train_root = held_out[0]  # Only evaluation data: there is nothing to train on, and no fraction to hold out.
-    class_names = tuple(sorted(path.name for path in _class_folders(train_root)))
+        train_root = held_out[0]  # A data set for evaluation only: nothing to train on, and no fraction to hold out.
+    class_names = _class_names(train_root)
     if not class_names:
         raise UserError(f"{train_root} holds no class folders: expected {train_root}/CLASS/IMAGE")
     train = _list_images(train_root, class_names)
@@ -37,14 +38,14 @@ def open_folder(root: Path, val_fraction: float, split: str | None) -> Dataset:
 
 
 def _list_images(root: Path, class_names: tuple[str, ...]) -> ListSource:
-    unknown = sorted({path.name for path in _class_folders(root)} - set(class_names))
+    unknown = sorted({*_class_names(root)} - {*class_names})
     if unknown:
         raise UserError(f"{root} has classes that the training data lacks: {', '.join(unknown)}; remove or rename them")
-    paths, labels = [], []
+    paths: list[Path] = []
+    labels: list[int] = []
     for label, name in enumerate(class_names):
         folder = root / name
-        files = sorted(folder.iterdir()) if folder.is_dir() else []
-        images = [path for path in files if is_image_file(path)]
+        images = [path for path in _list_folder(folder) if is_image_file(path)]
         if not images:
             raise UserError(f"class folder {folder} holds no images: add some, or remove the class")
         paths += images
@@ -52,9 +53,14 @@ def _list_images(root: Path, class_names: tuple[str, ...]) -> ListSource:
     return ListSource(paths, np.array(labels), [str(path) for path in paths])
 
 
-def _class_folders(root: Path) -> list[Path]:
-    return [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+def _class_names(root: Path) -> tuple[str, ...]:
+    """The sorted names of the folders in `root`, without hidden ones."""
+    return tuple(path.name for path in _list_folder(root) if path.is_dir() and not path.name.startswith("."))
 
 
-def _shown_folders(root: Path) -> str:
-    return ", ".join(sorted(path.name for path in _class_folders(root))) or "none"
+def _list_folder(folder: Path) -> list[Path]:
+    """The sorted contents of `folder`: none if it is not a folder, or no longer one."""
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []

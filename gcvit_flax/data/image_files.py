@@ -1,4 +1,4 @@
-"""Which image files a command line means: files, folders, patterns and lists."""
+"""The image files that a command line names: by file, folder, pattern or list."""
 
 import glob
 import os
@@ -10,23 +10,23 @@ from PIL import Image
 
 from gcvit_flax.errors import UserError
 
-# Formats that Pillow recognises and leaves to others to read.
-_STUBS = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")
+# Formats that Pillow recognizes but cannot read by itself.
+_UNREADABLE_FORMATS = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")
 
 
 def find_images(inputs: Sequence[str]) -> list[str]:
-    """The paths of the images that `inputs` name, in their order; whether a file can be read is not looked at.
+    """The paths of the images that `inputs` name, in order; files are not opened.
 
     A folder stands for all image files below it, sorted; a glob pattern, in which `**` is any number of folders, for
-    the files that match it, sorted; and "-" for the paths on standard input, one a line.
+    the files that match it, sorted; and "-" for the paths on standard input, one per line.
 
     Raises:
       UserError: (a ValueError) a folder or standard input without an image, or a pattern that no file matches.
     """
-    paths = []
+    paths: list[str] = []
     for item in inputs:
         if item == "-":
-            # As bytes, since a file's name need not be text.
+            # Read as bytes, since a file's name need not be text.
             found = [os.fsdecode(line) for line in sys.stdin.buffer.read().splitlines() if line.strip()]
             complaint = "standard input is empty: write the path of one image on each line"
         elif os.path.isdir(item):
@@ -44,8 +44,8 @@ def find_images(inputs: Sequence[str]) -> list[str]:
 
 
 def _images_below(folder: str) -> list[str]:
-    """All image files below `folder`, but for those in hidden folders, sorted."""
-    found = []
+    """All image files below `folder`, sorted, without those in hidden folders."""
+    found: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [path for name in names if is_image_file(path := Path(parent, name))]
@@ -53,6 +53,6 @@ def _images_below(folder: str) -> list[str]:
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether a file is not hidden and ends in what Pillow, or a part of it that comes with it, can read."""
-    kind = Image.registered_extensions().get(path.suffix.lower())  # Which makes Pillow register them all.
-    return kind in Image.OPEN and kind not in _STUBS and not path.name.startswith(".")
+    """Whether a file is not hidden and has the name extension of a format that Pillow can read."""
+    kind = Image.registered_extensions().get(path.suffix.lower())  # Registers all of Pillow's formats.
+    return kind in Image.OPEN and kind not in _UNREADABLE_FORMATS and not path.name.startswith(".")

@@ -1,36 +1,49 @@
-"""Images to network input: the evaluation crop, then (x / 255 - mean) / std."""
+"""From images to network input: the evaluation crop, then (x / 255 - mean) / std."""
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.data.crops import evaluation_crop
-from gcvit_flax.data.decode import decode
+from gcvit_flax.data.decode import ImageSource, decode
 from gcvit_flax.errors import UserError
 
+if TYPE_CHECKING:  # Worker processes that decode need no JAX.
+    import jax
 
-def normalize(images, preprocessing: Preprocessing):
-    """uint8 images (..., 3) to float32, (x / 255 - mean) / std; on NumPy and JAX arrays alike."""
-    mean, std = np.float32(preprocessing.mean), np.float32(preprocessing.std)
+_Array = TypeVar("_Array", np.ndarray, "jax.Array")
+
+
+class _HasPreprocessing(Protocol):
+    @property
+    def preprocessing(self) -> Preprocessing: ...
+
+
+def normalize(images: _Array, preprocessing: Preprocessing) -> _Array:
+    """uint8 images (..., 3) to float32, (x / 255 - mean) / std."""
+    mean, std = np.asarray(preprocessing.mean, np.float32), np.asarray(preprocessing.std, np.float32)
     return (images.astype(np.float32) / np.float32(255) - mean) / std
 
 
-def preprocess(images: Any, model) -> np.ndarray:
+def preprocess(images: ImageSource | Sequence[ImageSource], model: _HasPreprocessing) -> np.ndarray:
     """Images as `model` was trained to see them, float32 (B, H, W, 3), ready for `model.apply`.
 
     `images` is one or a sequence of paths, encoded bytes, Pillow images or uint8 arrays (H, W, 3), or a batch
-    (B, H, W, 3); size, crop, kernel, mean and std are `model.preprocessing`.
+    (B, H, W, 3). Size, crop, kernel, mean and std are those of `model.preprocessing`.
 
     Raises:
       UserError: (a ValueError) an image that cannot be read.
     """
-    preprocessing: Preprocessing = model.preprocessing
-    single = isinstance(images, (str, bytes, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4)
-    items: Sequence = [images] if single else list(images)
-    if not items:
+    preprocessing = model.preprocessing
+    if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or (
+        isinstance(images, np.ndarray) and images.ndim < 4
+    ):
+        images = [images]
+    pixels = [evaluation_crop(decode(image), preprocessing) for image in images]
+    if not pixels:
         raise UserError("preprocess needs at least one image, got an empty sequence")
-    return normalize(np.stack([evaluation_crop(decode(item), preprocessing) for item in items]), preprocessing)
+    return normalize(np.stack(pixels), preprocessing)

@@ -1,35 +1,35 @@
-"""The random crop of training, decoded no larger than it needs."""
+"""The random crop of training, decoded no larger than it needs to be."""
 
 import math
-from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from gcvit_flax.config import Size
-from gcvit_flax.data.decode import opened, to_rgb
+from gcvit_flax.data.decode import ImageSource, open_image, to_rgb
 
 
 def random_resized_crop(
-    source: Any, size: Size, rng: np.random.Generator, area: tuple[float, float], name: str = ""
+    source: ImageSource, size: Size, rng: np.random.Generator, area: tuple[float, float], name: str = ""
 ) -> np.ndarray:
-    """A random crop resized to `size`, uint8 (H, W, 3): a share in `area` of the image, `source` as in `decode`.
+    """A random crop of a share in `area` of the image, resized to (height, width) `size`: uint8 (H, W, 3).
 
-    A JPEG much larger than `size` needs is decoded at a half, quarter or eighth, and at no less than twice `size`:
-    several times faster, and the antialiased resize that follows gives the same pixels within a few grey levels.
+    A JPEG whose crop is much larger than `size` is decoded at a half, a quarter or an eighth of its size, and at no
+    less than twice `size`: several times faster, and the antialiased resize that follows gives the same pixels within a
+    few gray levels. `source` and `name` are as in `decode`, and so are the errors.
     """
-    with opened(source, name) as image:
-        reducible = isinstance(image, JpegImageFile)
-        if not reducible:
+    with open_image(source, name) as image:
+        jpeg = image if isinstance(image, JpegImageFile) else None
+        if jpeg is None:
             image = to_rgb(image)
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if reducible else 1
+        orientation = 1 if jpeg is None else jpeg.getexif().get(ExifTags.Base.Orientation, 1)
         full_size = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
         left, top, right, bottom = _random_box(full_size, rng, area)
         excess = min((right - left) / size[1], (bottom - top) / size[0])
-        factor = _reduce(image, excess / 2) if reducible else 1
+        factor = 1 if jpeg is None else _reduce(jpeg, excess / 2)
         image = to_rgb(image)
-    # A side that the factor does not divide is rounded up, at its end, which a mirroring orientation makes the start.
+    # A side that the factor does not divide is rounded up at its end, which a mirroring orientation makes the start.
     x = (image.width - full_size[0] / factor) * (orientation in (2, 3, 6, 7))
     y = (image.height - full_size[1] / factor) * (orientation in (3, 4, 7, 8))
     box = (left / factor + x, top / factor + y, right / factor + x, bottom / factor + y)
@@ -37,19 +37,22 @@ def random_resized_crop(
 
 
 def _reduce(image: JpegImageFile, at_most: float) -> int:
-    """Makes `image` decode at 1 / factor of its size and gives the factor, the largest one up to `at_most`."""
+    """Makes `image` decode at 1 / factor of its size and returns the factor, the largest one up to `at_most`."""
     factor = max(factor for factor in (1, 2, 4, 8) if factor == 1 or factor <= at_most)
     drafted = image.draft(None, (image.width // factor, image.height // factor))
     return factor if drafted else 1
 
 
 def _random_box(
-    size: Size, rng: np.random.Generator, area: tuple[float, float], aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    area: tuple[float, float],
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a share in `area` of (width, height) `size`, its width/height in `aspect`.
+    """Left, top, right and bottom of a box in (width, height) `size`, of a share in `area` and a ratio in `aspect`.
 
-    The aspect ratio is drawn log-uniformly; where ten draws do not fit the image, the largest middle part that does
-    is taken (Szegedy et al., 2015, the usual ImageNet crop).
+    The aspect ratio, width over height, is drawn log-uniformly. If ten draws do not fit into the image, the box is the
+    largest centered one that does (Szegedy et al., 2015, the usual ImageNet crop).
     """
     full_width, full_height = size
     for _ in range(10):
@@ -57,8 +60,8 @@ def _random_box(
         ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
         width, height = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
         if 0 < width <= full_width and 0 < height <= full_height:
-            left = rng.integers(full_width - width + 1)
-            top = rng.integers(full_height - height + 1)
+            left = int(rng.integers(full_width - width + 1))
+            top = int(rng.integers(full_height - height + 1))
             break
     else:
         ratio = min(max(full_width / full_height, aspect[0]), aspect[1])

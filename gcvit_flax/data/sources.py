@@ -1,11 +1,12 @@
-"""Images with labels, by index: what a data set is to the rest of the package."""
+"""Data sets as the rest of the package sees them: labeled images by index."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from gcvit_flax.data.decode import ImageSource
 from gcvit_flax.errors import UserError
 
 TRAIN = "train"
@@ -13,27 +14,27 @@ SPLIT_SEED = 0  # The held-out fraction must not change with the run's seed.
 
 
 class Source(Protocol):
-    """A random-access list of (image, label, name): what `decode` takes, an int, and a name for errors."""
+    """Random access to examples (image, label, name); the name is for error messages."""
 
     def __len__(self) -> int:
-        """How many examples there are."""
+        """The number of examples."""
 
-    def __getitem__(self, index: int) -> tuple[Any, int, str]:
-        """One example."""
+    def __getitem__(self, index: int) -> tuple[ImageSource, int, str]:
+        """The example at `index`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ListSource:
-    """Examples held in memory: arrays, or the paths of image files."""
+    """Examples in a list: arrays, or the paths of image files."""
 
-    images: Sequence[Any]
+    images: Sequence[ImageSource]
     labels: np.ndarray
     names: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Any, int, str]:
+    def __getitem__(self, index: int) -> tuple[ImageSource, int, str]:
         return self.images[index], int(self.labels[index]), self.names[index]
 
     def take(self, indices: np.ndarray) -> "ListSource":
@@ -43,7 +44,7 @@ class ListSource:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set's two splits and its class names, in label order."""
+    """The two splits of a data set, and its class names in the order of the labels."""
 
     train: Source
     validation: Source
@@ -51,10 +52,10 @@ class Dataset:
 
 
 def hold_out(examples: ListSource, class_names: tuple[str, ...], fraction: float) -> Dataset:
-    """Splits off the same fraction of every class, at least one example, at random with a fixed seed.
+    """Splits off a random `fraction` of every class, and at least one example, with a fixed seed.
 
     Raises:
-      UserError: (a ValueError) a class of a single example.
+      UserError: (a ValueError) a class with a single example.
     """
     rng = np.random.default_rng(SPLIT_SEED)
     held_out = np.zeros(len(examples), bool)

@@ -1,29 +1,33 @@
 """Prepared tensorflow-datasets, read by random access without TensorFlow (ArrayRecord)."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from gcvit_flax.data.decode import UnreadableImage
+from gcvit_flax.data.decode import ImageSource, UnreadableImage
 from gcvit_flax.data.sources import TRAIN, Dataset
 from gcvit_flax.errors import UserError, summarize_error
 
-_HELD_OUT = ("validation", "test")
-# What the command line `tfds` needs beyond tensorflow-datasets itself, in 4.9.10.
+if TYPE_CHECKING:  # Slow to import.
+    import tensorflow_datasets as tfds
+
+_VALIDATION_SPLITS = ("validation", "test")  # The first that exists is used.
+# The command line `tfds` of 4.9.10 needs more than tensorflow-datasets itself.
 _WITH_TOOLS = "where tensorflow, apache-beam, mlcroissant and importlib_resources are installed"
 
 
 @dataclasses.dataclass(frozen=True)
 class TfdsSource:
-    """One split; images stay encoded, so that one decoder treats EXIF, CMYK and greyscale alike everywhere."""
+    """One split. Images stay encoded, so that `decode` treats EXIF, CMYK and grayscale as for any other source."""
 
-    examples: Any
+    examples: Sequence[dict[str, Any]]
     name: str
     num_classes: int
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> tuple[Any, int, str]:
+    def __getitem__(self, index: int) -> tuple[ImageSource, int, str]:
         name = f"{self.name}, example {index}"
         try:
             example = self.examples[index]
@@ -41,9 +45,9 @@ class TfdsSource:
 
 
 def open_tfds(name: str, val_fraction: float, split: str | None) -> Dataset:
-    """Opens the data set `name`, preparing it first where it is not on disk.
+    """Opens the data set `name`, and prepares it first if it is not on disk.
 
-    Without a validation or test split, the last `val_fraction` of train is held out, in whole percents.
+    Without a validation or test split, the last `val_fraction` of train is held out, rounded to whole percents.
 
     Raises:
       UserError: (a ValueError) a data set that is unknown, cannot be prepared here, or is not image classification.
@@ -54,11 +58,13 @@ def open_tfds(name: str, val_fraction: float, split: str | None) -> Dataset:
         builder = tfds.builder(name)
         if not builder.is_prepared():
             _prepare(name)
-        # From its files alone: a builder that tensorflow-datasets has code for misses formats that were added later.
+        # From the files alone: a builder of tensorflow-datasets' own code misses file formats that were added later.
         builder = tfds.builder_from_directory(builder.data_path)
-        class_names = _check(builder, name)
-        train, held_out = _choose_splits(builder, val_fraction, split)
-        return Dataset(*(_open_split(builder, name, part, len(class_names)) for part in (train, held_out)), class_names)
+        class_names = _class_names(builder, name)
+        train, validation = (
+            _open_split(builder, name, part, len(class_names)) for part in _choose_splits(builder, val_fraction, split)
+        )
+        return Dataset(train, validation, class_names)
     except UserError:
         raise
     except tfds.core.DatasetNotFoundError as error:
@@ -66,14 +72,14 @@ def open_tfds(name: str, val_fraction: float, split: str | None) -> Dataset:
             f"tensorflow-datasets has no data set {name!r}: choose one of tensorflow.org/datasets/catalog that is in "
             "TFDS_DATA_DIR or can be prepared, or use folder:PATH"
         ) from error
-    except Exception as error:  # Its errors are of many kinds: network, file format, split syntax.
+    except Exception as error:  # tensorflow-datasets raises errors of many kinds: network, file format, split syntax.
         raise UserError(
-            f"tfds:{name} cannot be opened ({summarize_error(error)}); {_build(name)}, or use folder:PATH"
+            f"tfds:{name} cannot be opened ({summarize_error(error)}); {_build_advice(name)}, or use folder:PATH"
         ) from error
 
 
 def _prepare(name: str) -> None:
-    """Downloads and prepares a data set, or says how to where people have to get the files themselves."""
+    """Downloads and prepares a data set; raises UserError with instructions if its files must be obtained by hand."""
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, file_format="array_record")
@@ -81,17 +87,18 @@ def _prepare(name: str) -> None:
         raise UserError(
             f"tfds:{name} is not in {tfds.core.constants.DATA_DIR} (TFDS_DATA_DIR names another place) and its files "
             f"have to be got by hand: {' '.join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())} Then, with manual_dir "
-            f"being {tfds.core.constants.DATA_DIR}/downloads/manual, {_build(name)}, or unpack them and use folder:PATH"
+            f"being {tfds.core.constants.DATA_DIR}/downloads/manual, {_build_advice(name)}, "
+            "or unpack them and use folder:PATH"
         )
     builder.download_and_prepare()
 
 
-def _build(name: str) -> str:
+def _build_advice(name: str) -> str:
     return f"prepare it once with `tfds build {name} --file_format=array_record` {_WITH_TOOLS}"
 
 
-def _check(builder, name: str) -> tuple[str, ...]:
-    """The class names of images and labels that can be read by random access, or a UserError."""
+def _class_names(builder: "tfds.core.DatasetBuilder", name: str) -> tuple[str, ...]:
+    """The class names; raises UserError unless this is image classification in a format with random access."""
     import tensorflow_datasets as tfds
 
     stored = builder.info.available_file_formats()
@@ -110,16 +117,16 @@ def _check(builder, name: str) -> tuple[str, ...]:
     return tuple(features["label"].names)
 
 
-def _choose_splits(builder, val_fraction: float, split: str | None) -> tuple[str, str]:
-    """What to train and to validate on, in tfds split syntax."""
-    held_out = split or next((part for part in _HELD_OUT if part in builder.info.splits), None)
-    if held_out is None:
+def _choose_splits(builder: "tfds.core.DatasetBuilder", val_fraction: float, split: str | None) -> tuple[str, str]:
+    """The training and the validation split, in tfds split syntax."""
+    validation = split or next((part for part in _VALIDATION_SPLITS if part in builder.info.splits), None)
+    if validation is None:
         percent = min(max(round(100 * (1 - val_fraction)), 1), 99)
         return f"{TRAIN}[:{percent}%]", f"{TRAIN}[{percent}%:]"
-    return (TRAIN if TRAIN in builder.info.splits else held_out), held_out  # Without train it serves evaluation alone.
+    return (TRAIN if TRAIN in builder.info.splits else validation), validation  # Without train: for evaluation only.
 
 
-def _open_split(builder, name: str, split: str, num_classes: int) -> TfdsSource:
+def _open_split(builder: "tfds.core.DatasetBuilder", name: str, split: str, num_classes: int) -> TfdsSource:
     import tensorflow_datasets as tfds
 
     known = builder.info.splits

@@ -29,7 +29,7 @@ def relative_position_index(window: Size) -> np.ndarray:
     return index
 
 
-def relative_position_bias(table: jax.Array, window: Size, layout: str) -> jax.Array:
+def relative_position_bias(table: jax.Array | np.ndarray, window: Size, layout: str) -> jax.Array:
     """The bias added to the attention logits, (h, T, T), or (1, T, T) where all heads share one.
 
     `table` is ((2 wh-1)(2 ww-1), h). "per_head" reads a row for each pair of tokens; "flattened" is what the Keras

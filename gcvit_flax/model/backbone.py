@@ -1,5 +1,7 @@
 """GCViT under a head for detection, segmentation or another dense task."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from gcvit_flax.model.layers import LayerNorm
 
 
 class Backbone(nn.Module):
-    """The maps of chosen `levels` (strides 4, 8, 16 and 32), each after a LayerNorm of its own unless `norms` is off.
+    """The maps of chosen `levels` (strides 4, 8, 16 and 32), each normalized by a LayerNorm of its own with `norms`.
 
     Images (B, H, W, 3) to a list of float32 maps (B, H/s, W/s, C_level). `frozen_stages` k >= 0 trains neither the
     stem nor the first k levels. Parameters are {"model": those of `model`, "norm_LEVEL": ...}: to start from a model
@@ -27,7 +29,7 @@ class Backbone(nn.Module):
     norms: bool = True
     frozen_stages: int = -1
 
-    def setup(self):
+    def setup(self) -> None:
         if not self.levels or list(self.levels) != sorted(set(self.levels) & set(range(NUM_LEVELS))):
             raise UserError(f"levels must be some of 0 to {NUM_LEVELS - 1} in rising order, got {self.levels}")
         if not -1 <= self.frozen_stages <= NUM_LEVELS:
@@ -45,8 +47,8 @@ class Backbone(nn.Module):
             return [maps[level].astype(jnp.float32) for level in self.levels]
         return [self.norm[str(level)](maps[level]) for level in self.levels]
 
-    def trainable(self, params: dict) -> dict:
+    def trainable(self, params: dict[str, Any]) -> dict[str, Any]:
         """A tree like `params`, False where frozen: for `optax.masked`, since weight decay needs no gradient."""
         frozen = ["patch_embed"] if self.frozen_stages >= 0 else []
         frozen += [f"levels_{level}" for level in range(self.frozen_stages)]
-        return path_aware_map(lambda path, _: not any(path[:2] == ("model", name) for name in frozen), params)
+        return dict(path_aware_map(lambda path, _: not any(path[:2] == ("model", name) for name in frozen), params))

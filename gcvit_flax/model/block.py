@@ -1,11 +1,11 @@
 """The transformer block: window attention and an MLP, each on a residual branch (paper, section 3.1)."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy.typing as npt
 
 from gcvit_flax.config import Size
 from gcvit_flax.model.attention import BiasLayout, WindowAttention
@@ -14,7 +14,7 @@ from gcvit_flax.model.layers import Dense, LayerNorm
 from gcvit_flax.model.rematerialize import save_for_backward
 
 
-def drop_path_scales(key: jax.Array, rates: Sequence[float], example_index: jax.Array) -> jax.Array:
+def drop_path_scales(key: jax.Array, rates: npt.ArrayLike, example_index: jax.Array) -> jax.Array:
     """Stochastic depth for a whole network: 0 or 1/(1 - rate) for each block, branch and example, (blocks, 2, B).
 
     Drawn at once from `key` and each example's index (B,) in the global batch, so that the draw does not depend on

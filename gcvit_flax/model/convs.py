@@ -11,11 +11,11 @@ from gcvit_flax.model.kernels.pointwise import gelu
 from gcvit_flax.model.layers import Dense, LayerNorm, conv_init
 from gcvit_flax.model.rematerialize import save_for_backward
 
-# A convolution's bias is drawn as its kernel is, +-1/sqrt(fan in); the stem's is the only one.
+# The stem's bias, the only one of a convolution, is drawn like a kernel: uniform(+-1/sqrt(fan in)).
 STEM_BIAS_BOUND = (3 * 3 * 3) ** -0.5
 
 
-def _stem_bias_init(key, shape, dtype=jnp.float32):
+def _stem_bias_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     return jax.random.uniform(key, shape, dtype, -STEM_BIAS_BOUND, STEM_BIAS_BOUND)
 
 
@@ -64,7 +64,7 @@ class SqueezeAndExcitation(nn.Module):
 
 
 class MBConv(nn.Module):
-    """x + Conv1x1(SE(GELU(DepthwiseConv3x3(x)))), without normalisation or biases (paper, equation 1)."""
+    """x + Conv1x1(SE(GELU(DepthwiseConv3x3(x)))), without normalization or biases (paper, equation 1)."""
 
     dtype: Any = jnp.float32
 

@@ -4,6 +4,7 @@ Axes, everywhere: B batch, H W map, C channels, wh ww window, n windows per imag
 h heads, d channels per head.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gcvit_flax.config import MIN_IMAGE_SIDE, GCViTConfig, Preprocessing, Size
+from gcvit_flax.config import MIN_IMAGE_SIDE, GCViTConfig, Preprocessing, level_grids
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.block import Block, drop_path_scales
 from gcvit_flax.model.convs import PatchEmbed, ReduceSize
@@ -23,7 +24,7 @@ from gcvit_flax.variants import default_preprocessing, resolve_config, variant_n
 
 
 class GCViT(nn.Module):
-    """Images (B, H, W, 3), normalised as `preprocessing` says, to float32 logits (B, num_classes).
+    """Images (B, H, W, 3), normalized as `preprocessing` says, to float32 logits (B, num_classes).
 
     Parameters are float32; `dtype` is what the layers compute in, with statistics, softmax and logits in float32.
     The backward pass stores the outputs of matrix products and convolutions and recomputes norms and GELUs; with
@@ -93,7 +94,7 @@ class GCViT(nn.Module):
             maps.append(jax.lax.stop_gradient(features) if frozen else features)
         return maps
 
-    def _path_scales(self, batch: int, example_index: jax.Array | None) -> list[jax.Array | None]:
+    def _path_scales(self, batch: int, example_index: jax.Array | None) -> Sequence[jax.Array | None]:
         """Each level's drop-path scales (depth, 2, B); the rate grows linearly with depth (paper, appendix B)."""
         config = self.config
         if not config.drop_path_rate:
@@ -121,7 +122,7 @@ class Level(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, path_scales: jax.Array | None, *, train: bool) -> tuple[jax.Array, jax.Array]:
         config, level = self.config, self.level
-        window, grid = config.window_size[level], x.shape[1:3]
+        window, grid = config.window_size[level], (x.shape[1], x.shape[2])
         generator = GlobalQueryGenerator(
             config.query_stages[level], window, config.query_pool_padding, self.dtype, name="q_global_gen"
         )
@@ -182,13 +183,12 @@ def create_model(
 def _check_images(images: jax.Array, config: GCViTConfig) -> None:
     if images.ndim != 4 or images.shape[-1] != 3:
         raise UserError(f"images must have shape (B, H, W, 3), got {images.shape}")
-    size: Size = images.shape[1:3]
+    size = images.shape[1], images.shape[2]
     if config.pad_to_windows:
         if min(size) < MIN_IMAGE_SIDE:
             raise UserError(f"images must be at least {MIN_IMAGE_SIDE} px a side, got {size[0]}x{size[1]}")
         return
-    grid = tuple(-(-side // 4) for side in size)
-    for level, window in enumerate(config.window_size):
+    for level, (grid, window) in enumerate(zip(level_grids(size), config.window_size, strict=True)):
         if padded_grid(grid, window) != grid:
             expected = "{}x{}".format(*config.image_size)
             raise UserError(
@@ -196,4 +196,3 @@ def _check_images(images: jax.Array, config: GCViTConfig) -> None:
                 f"windows of {window[0]}x{window[1]}; resize them to {expected}, create the model with "
                 f"image_size={size}, or set pad_to_windows=True"
             )
-        grid = tuple(-(-side // 2) for side in grid)

@@ -13,7 +13,7 @@ from gcvit_flax.model.kernels.convolution import max_pool3x3
 
 
 class FeatureExtraction(nn.Module):
-    """An MBConv residual, then a halving max-pool where `pool` is set."""
+    """An MBConv residual, then a halving max-pool if `pool` is set."""
 
     pool: bool
     padding_value: float
@@ -28,8 +28,8 @@ class FeatureExtraction(nn.Module):
 class GlobalQueryGenerator(nn.Module):
     """`stages` poolings shrink the map to one window: (B, H, W, C) -> (B, T, C).
 
-    With no stages there is one MBConv residual and no pooling. What an input of another size than the configured
-    one leaves is resized to the window: cubic, a = -0.5, no antialiasing.
+    With no stages there is one MBConv residual and no pooling. If the map of an input of another size does not end at
+    the window's, it is resized to it: cubic, a = -0.5, no antialiasing.
     """
 
     stages: int

@@ -1,19 +1,19 @@
-"""Windows of a feature map: pure functions between (B, H, W, C) and (B, n, T, C), both row-major."""
+"""Windows of a feature map: pure functions between maps (B, H, W, C) and windows (B, n, T, C), both row-major."""
 
-import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jaxtyping import Array, Bool, Shaped
 
 from gcvit_flax.config import Size
 
 
-def partition(x: jax.Array, window: Size) -> jax.Array:
-    """Cuts a map (B, H, W, C) into windows (B, n, T, C); H and W are multiples of the window (paper, figure 2)."""
+def partition(x: Shaped[Array, "B H W C"], window: Size) -> Shaped[Array, "B n T C"]:
+    """Cuts a map into windows, of which its height and width are multiples (paper, figure 2)."""
     return rearrange(x, "B (rows wh) (columns ww) C -> B (rows columns) (wh ww) C", wh=window[0], ww=window[1])
 
 
-def merge(windows: jax.Array, window: Size, grid: Size) -> jax.Array:
-    """Puts windows (B, n, T, C) back into a map (B, H, W, C) of `grid` = (H, W): the inverse of `partition`."""
+def merge(windows: Shaped[Array, "B n T C"], window: Size, grid: Size) -> Shaped[Array, "B H W C"]:
+    """Puts windows back into a map of `grid` = (H, W): the inverse of `partition`."""
     rows, columns = grid[0] // window[0], grid[1] // window[1]
     return rearrange(
         windows,
@@ -27,15 +27,19 @@ def merge(windows: jax.Array, window: Size, grid: Size) -> jax.Array:
 
 def padded_grid(grid: Size, window: Size) -> Size:
     """The smallest whole number of windows that covers `grid`, as (height, width) in tokens."""
-    return tuple(-(-side // w) * w for side, w in zip(grid, window, strict=True))
+    height, width = (-(-side // w) * w for side, w in zip(grid, window, strict=True))
+    return height, width
 
 
-def pad(x: jax.Array, window: Size) -> tuple[jax.Array, jax.Array | None]:
-    """Pads a map (B, H, W, C) with zeros at the bottom and right to whole windows.
+def pad(
+    x: Shaped[Array, "B H W C"], window: Size
+) -> tuple[Shaped[Array, "B height width C"], Bool[Array, "n T"] | None]:
+    """Pads a map with zeros at the bottom and right to whole windows.
 
-    Returns the padded map and the mask (n, T) of real tokens, or None where nothing was padded.
+    Returns the padded map and the mask of real tokens, or None if nothing was padded.
     """
-    grid = x.shape[1:3]
+    _, height, width, _ = x.shape
+    grid = height, width
     full = padded_grid(grid, window)
     if full == grid:
         return x, None

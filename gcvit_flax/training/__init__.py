@@ -1,1 +1,1 @@
-"""Training: configuration, data, augmentation, optimiser, step and loop."""
+"""Training: configuration, data, augmentation, optimizer, step and loop."""

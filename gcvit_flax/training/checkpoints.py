@@ -1,6 +1,7 @@
-"""Orbax checkpoints of the whole training state: parameters, their average, optimiser and step."""
+"""Orbax checkpoints of the whole training state: parameters, their average, optimizer and step."""
 
 from types import TracebackType
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -9,6 +10,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from gcvit_flax.errors import UserError, summarize_error
 from gcvit_flax.training.steps import TrainState
+from gcvit_flax.weights.tree import check_same_names_and_shapes
 
 _SAVED = ("step", "params", "opt_state", "ema_params")
 
@@ -16,7 +18,7 @@ _SAVED = ("step", "params", "opt_state", "ema_params")
 class Checkpoints:
     """The checkpoints of one run: the last `keep` and the best.
 
-    They are written in the background; leave the `with` block to wait for the last one. All processes take part in
+    They are written in the background; leaving the `with` block waits for the last one. All processes take part in
     every call.
     """
 
@@ -29,7 +31,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         self._folder = folder
-        self._manager = ocp.CheckpointManager(folder, options=options)
+        self._manager = ocp.CheckpointManager(folder, options=options, item_handlers=ocp.StandardCheckpointHandler())
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -79,16 +81,27 @@ class Checkpoints:
         """The newest checkpoint as host arrays, for any number of devices; `state` gives names, shapes and dtypes.
 
         Raises:
-          UserError: (a ValueError) a checkpoint that does not fit `state` or is damaged.
+          UserError: (a ValueError) a checkpoint whose names or shapes are not those of `state`, or that is damaged.
         """
+        what = f"checkpoint {self.latest_step} in {self._folder}"
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _to_tree(state))
         try:
+            self._manager.wait_until_finished()
+            stored = self._manager.item_metadata(self.latest_step)
+            # Orbax itself gives whatever shapes it finds.
+            check_same_names_and_shapes(
+                _by_name(stored),
+                _by_name(like),
+                f"{what} is not of this network and this version of gcvit_flax",
+                "go on with the version that wrote it, or start afresh with --no-resume",
+            )
             tree = self._manager.restore(self.latest_step, args=ocp.args.StandardRestore(like))
-            jax.tree_util.tree_map_with_path(_check_shape, like, tree)  # Orbax gives whatever shapes it finds.
-        except Exception as error:  # Orbax and TensorStore raise many types for what is missing or of other shapes.
+        except UserError:
+            raise
+        except Exception as error:  # Orbax and TensorStore raise many types for files that are gone or damaged.
             raise UserError(
-                f"checkpoint {self.latest_step} in {self._folder} cannot be restored ({summarize_error(error)}): "
-                "remove that step's folder to go on from an earlier one, or start afresh with --no-resume"
+                f"{what} cannot be restored ({summarize_error(error)}): remove that step's folder to go on from an "
+                "earlier one, or start afresh with --no-resume"
             ) from error
         return state.replace(**tree)
 
@@ -97,13 +110,14 @@ def _score(metrics: dict[str, float]) -> float:
     return metrics["score"]
 
 
-def _to_tree(state: TrainState) -> dict:
+def _to_tree(state: TrainState) -> dict[str, Any]:
     return {name: getattr(state, name) for name in _SAVED if getattr(state, name) is not None}
 
 
-def _check_shape(path, expected: jax.ShapeDtypeStruct, found) -> None:
-    if found.shape != expected.shape:
-        raise ValueError(f"{jax.tree_util.keystr(path)} has shape {found.shape}, expected {expected.shape}")
+def _by_name(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree of any kind, {"params/head/kernel": leaf}."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _cannot_save(folder: epath.Path, error: Exception) -> UserError:

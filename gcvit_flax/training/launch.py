@@ -1,4 +1,4 @@
-"""The training run from its command line to its end: what is decided before the first step."""
+"""A training run from its options to its end: what is decided before the first step, and in which order."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ from gcvit_flax.training.workdir import CHECKPOINTS_NAME, locked, run_to_resume,
 
 
 def train(config: TrainConfig) -> None:
-    """Runs, or takes up, the training run in `config.workdir` to its end or to SIGTERM, and says where all lies.
+    """Starts or resumes the run in `config.workdir`, trains to its end or to SIGTERM, and says where the results are.
 
     Raises:
       UserError: (a ValueError) options, data or a workdir that do not fit, or a loss that is not finite.
@@ -45,7 +45,7 @@ def train(config: TrainConfig) -> None:
             run = _make_run(workdir, config, data, saved)
         shared = {name: value for name, value in facts.items() if name != "process_id"}
         processes.check_equal("options, data or workdirs", [shared, saved is None])
-        with processes.raising_together():  # Nothing of an earlier run is removed before all fits.
+        with processes.raising_together():  # Nothing of an earlier run is removed before everything is checked.
             if processes.is_first():
                 if saved is None:
                     start_afresh(workdir)
@@ -66,7 +66,7 @@ def train(config: TrainConfig) -> None:
 
 
 def _facts(config: TrainConfig, data: Dataset) -> dict:
-    """What must not change when a run is taken up again, nor differ between hosts."""
+    """What must not change when a run is resumed, nor differ between processes."""
     return {
         **dataclasses.asdict(config),
         "class_names": list(data.class_names),
@@ -76,7 +76,7 @@ def _facts(config: TrainConfig, data: Dataset) -> dict:
 
 
 def _make_run(workdir: epath.Path, config: TrainConfig, data: Dataset, saved: dict | None) -> TrainingRun:
-    """The run to go on with, which needs nothing but its workdir, or a new one."""
+    """The run to resume, which needs nothing but its workdir, or a new one."""
     if saved is None:
         _check_init_from(config, workdir)
         model = build_model(config, data.class_names)
@@ -88,9 +88,9 @@ def _make_run(workdir: epath.Path, config: TrainConfig, data: Dataset, saved: di
             remat=config.remat,
         )
     config = resolve_defaults(config, model.config)
-    # Mixing pairs neighbours.
+    # Mixing pairs neighbors.
     unit = config.accumulation_steps * (2 if config.mixup or config.cutmix else 1)
-    return TrainingRun(config, data, model, choose_devices(config.batch_size, config.devices, unit), workdir)
+    return TrainingRun(config, data, model, choose_devices(config.global_batch, config.devices, unit), workdir)
 
 
 def _describe(model: GCViT) -> dict:

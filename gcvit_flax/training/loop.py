@@ -1,14 +1,16 @@
 """The training loop: batches in, steps on all devices, checkpoints and the best model out."""
 
 import math
+from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
 import gcvit_flax
-from gcvit_flax.data.batches import training_batches
+from gcvit_flax.data.batches import Batch, training_batches
 from gcvit_flax.data.sources import Dataset
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
@@ -17,12 +19,13 @@ from gcvit_flax.training import processes, steps
 from gcvit_flax.training.checkpoints import Checkpoints
 from gcvit_flax.training.evaluation import run_evaluation
 from gcvit_flax.training.plan import Plan
+from gcvit_flax.training.pmapped import replicate, shard
 from gcvit_flax.training.preemption import SigtermWatch
 from gcvit_flax.training.report.metrics import score
 from gcvit_flax.training.report.profiling import Profile
 from gcvit_flax.training.report.run_log import RunLog
 from gcvit_flax.training.setup import initial_params
-from gcvit_flax.training.steps import TrainState
+from gcvit_flax.training.steps import Params, TrainState
 from gcvit_flax.training.train_config import TrainConfig
 from gcvit_flax.weights.model_folder import save_model
 
@@ -32,20 +35,22 @@ Results = dict[str, dict[str, float]]
 class TrainingRun:
     """One run: what it trains, on what, for how long, and where."""
 
-    def __init__(self, config: TrainConfig, data: Dataset, model: GCViT, devices: list, workdir: epath.Path):
+    def __init__(
+        self, config: TrainConfig, data: Dataset, model: GCViT, devices: list[jax.Device], workdir: epath.Path
+    ):
         self.config, self.data, self.model, self.devices, self.workdir = config, data, model, devices, workdir
         self.plan = Plan(config, len(data.train))
         self.eval_step = steps.make_eval_step(model, devices)
         self.sync_check = steps.make_sync_check(devices)
 
     def is_done(self, checkpoints: Checkpoints) -> bool:
-        """Whether there is nothing left to train, nor to evaluate."""
+        """Whether nothing is left to train or to evaluate."""
         return (checkpoints.latest_step or 0) >= self.plan.last_step and (self.workdir / "model").exists()
 
     def execute(self, checkpoints: Checkpoints, sigterm: SigtermWatch) -> None:
         """Trains from the start, or from the newest checkpoint, to the last step or until SIGTERM."""
         config, plan, schedule = self.config, self.plan, self.plan.schedule
-        state = steps.replicate(self._first_state(checkpoints), self.devices)
+        state = replicate(self._first_state(checkpoints), self.devices)
         step, stopping = int(state.step), False
         start = step
         self._describe(start)
@@ -53,41 +58,41 @@ class TrainingRun:
         key = jax.random.key(config.seed)
         batches = self._batches(start)
         with (
-            closing(RunLog(self.workdir, self.model, plan, self.devices, start)) as report,
+            closing(RunLog(self.workdir, self.model, plan, self.devices, start)) as log,
             Profile(config.profile, self.workdir / "profile") as profile,
         ):
-            if start and plan.evaluates(start) and not report.has_evaluation(start):
-                self._evaluate(start, state, report)  # Stopped between this step's checkpoint and its evaluation.
+            if start and plan.evaluates(start) and not log.has_evaluation(start):
+                self._evaluate(start, state, log)  # Stopped between this step's checkpoint and its evaluation.
             for step in range(start + 1, plan.last_step + 1):
                 profile.before(step)
-                with report.clock.waiting_for("input"):
+                with log.clock.waiting_for("input"):
                     batch = next(batches)
                 skipped = batch.pop("skipped", 0)
-                batch = steps.shard(batch, self.devices)
+                batch = shard(batch, self.devices)
                 state, metrics = train_step(state, batch, key, np.float32(schedule(step - 1)))
-                report.step(metrics, skipped)
+                log.step(metrics, skipped)
                 profile.after(step, metrics)
                 stopping = sigterm.stops_after(step)
                 saving = stopping or plan.saves(step)
                 if saving or step % config.log_every == 0:
-                    report.training(step)
-                # When time is short, whoever goes on from here evaluates.
-                results = self._evaluate(step, state, report) if plan.evaluates(step) and not stopping else None
+                    log.training(step)
+                # A run that stops evaluates when it is resumed: time is short.
+                results = self._evaluate(step, state, log) if plan.evaluates(step) and not stopping else None
                 if saving:
-                    checkpoints.save(state, results and score(results[self._judged]))
-                    report.clock.start()
+                    checkpoints.save(state, score(results[self._selected_by]) if results else None)
+                    log.clock.start()
                 if stopping:
                     break
         checkpoints.wait()
         self._say_where(step, stopping)
 
     @property
-    def _judged(self) -> str:
-        """The evaluation that decides which model is the best."""
+    def _selected_by(self) -> str:
+        """The name of the evaluation by which the best model is selected."""
         return "ema_val" if self.config.ema_decay else "val"
 
     def _first_state(self, checkpoints: Checkpoints) -> TrainState:
-        """On the host: the newest checkpoint, or else the start from --init-from or from the seed."""
+        """The newest checkpoint or, without one, the state from --init-from or from the seed; on the host."""
         if checkpoints.latest_step is None:
             return steps.create_train_state(self.model, initial_params(self.config, self.model), self.config)
         like = jax.eval_shape(
@@ -95,12 +100,12 @@ class TrainingRun:
         )
         return checkpoints.restore(like)
 
-    def _batches(self, start_step: int):
+    def _batches(self, start_step: int) -> Iterator[Batch]:
         config = self.config
         return training_batches(
             self.data.train,
             self.model.preprocessing,
-            batch_size=config.batch_size,
+            batch_size=config.global_batch,
             seed=config.seed,
             start_step=start_step,
             crop_area=config.crop_area,
@@ -110,9 +115,11 @@ class TrainingRun:
             process=(jax.process_index(), jax.process_count()),
         )
 
-    def _evaluate(self, step: int, state: TrainState, report: RunLog) -> Results:
-        """Evaluates, and keeps the model where it is the best so far; the line in metrics.jsonl comes last."""
-        trees = {"val": state.params} | ({"ema_val": state.ema_params} if self.config.ema_decay else {})
+    def _evaluate(self, step: int, state: TrainState, log: RunLog) -> Results:
+        """Evaluates, and writes the model if it is the best so far; the line in metrics.jsonl comes last."""
+        trees: dict[str, Params] = {"val": state.params}
+        if state.ema_params is not None:
+            trees["ema_val"] = state.ema_params
         if not self.sync_check(trees):
             raise UserError(
                 f"the devices hold different parameters after step {step}, where all must be equal: go on from the "
@@ -124,7 +131,7 @@ class TrainingRun:
                 params,
                 self.data.validation,
                 self.model.preprocessing,
-                self.config.batch_size // self.config.accumulation_steps,  # What fits into memory.
+                self.config.global_batch // self.config.accumulation_steps,  # What fits into memory.
                 self.devices,
                 self.config.skip_corrupt,
             )
@@ -135,13 +142,13 @@ class TrainingRun:
                 f"the validation loss after step {step} is not finite: start again, in a new --workdir or with "
                 "--no-resume, with a lower --learning-rate; checkpoints from before are intact"
             )
-        if report.improves(results, self._judged) and processes.is_first():
-            self._save_model(step, trees[self._judged], results[self._judged])
-        report.evaluation(step, results)
+        if log.improves(results, self._selected_by) and processes.is_first():
+            self._save_model(step, trees[self._selected_by], results[self._selected_by])
+        log.evaluation(step, results)
         return results
 
-    def _save_model(self, step: int, params, results: dict[str, float]) -> None:
-        provenance = {"trained_by": "gcvit_flax train.py", "data": self.config.data, "step": step}
+    def _save_model(self, step: int, params: Params, results: dict[str, float]) -> None:
+        provenance: dict[str, Any] = {"trained_by": "gcvit_flax train.py", "data": self.config.data, "step": step}
         provenance["val_fraction"] = self.config.val_fraction
         provenance |= {f"val_{name}": value for name, value in results.items()}
         named = self.model.config.num_classes == len(self.data.class_names)
@@ -171,8 +178,7 @@ class TrainingRun:
             f"data: {len(self.data.train):,} training and {len(self.data.validation):,} validation images "
             f"({self.config.data})\n"
             f"run: steps {start + 1:,} to {self.plan.last_step:,} of {self.plan.total_steps:,}, "
-            f"{self.config.batch_size} images each, on {places}, "
-            f"in {self.config.workdir}\n"
+            f"{self.config.batch_size} images each, on {places}, in {self.config.workdir}\n"
             "compiling the training step (once; later runs find it in the cache) ...",
             flush=True,
         )

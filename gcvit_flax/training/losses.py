@@ -1,4 +1,4 @@
-"""Targets, and counts of correct answers, one value an example."""
+"""Targets, and which answers are correct: one value per example."""
 
 import jax
 import jax.numpy as jnp

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 
 from gcvit_flax.config import GCViTConfig
-from gcvit_flax.training.optim import constant_schedule, cosine_schedule
+from gcvit_flax.training.schedules import constant_schedule, cosine_schedule
 from gcvit_flax.training.train_config import TrainConfig
 
 _SMALL_EMBED_DIM = 96  # gcvit_small and larger were published with the smaller batch.
@@ -13,10 +13,10 @@ _PUBLISHED_BATCH, _SMALL_PUBLISHED_BATCH = 4096, 1024
 
 
 def resolve_defaults(config: TrainConfig, model_config: GCViTConfig) -> TrainConfig:
-    """`config` with its batch size and learning rates as plain numbers for this network.
+    """`config` with the numbers that depend on the network filled in: batch size, learning rate and layer decay.
 
     The published recipe is for 4096 images a step up to gcvit_tiny2 and 1024 from gcvit_small on (128 and 32 images
-    on each of 32 GPUs); the linear scaling of the rate with the batch is that of Goyal et al., 2017.
+    on each of 32 GPUs); the rate scales linearly with the batch (Goyal et al., 2017).
     """
     published = _PUBLISHED_BATCH if model_config.embed_dim < _SMALL_EMBED_DIM else _SMALL_PUBLISHED_BATCH
     batch_size = config.batch_size or published
@@ -35,7 +35,7 @@ class Plan:
     examples: int
 
     def _steps(self, epochs: float) -> int:
-        return round(epochs * self.examples / self.config.batch_size)
+        return round(epochs * self.examples / self.config.global_batch)
 
     @property
     def total_steps(self) -> int:
@@ -56,12 +56,12 @@ class Plan:
         return cosine_schedule(rate, warmup_steps, max(1, self._steps(self.config.epochs)))
 
     def epochs(self, step: int) -> float:
-        """Passes over the data after `step` steps; batches run across an epoch's end, so it is seldom whole."""
-        return step * self.config.batch_size / self.examples
+        """Passes over the data after `step` steps; a fraction, since batches run across an epoch's end."""
+        return step * self.config.global_batch / self.examples
 
     def evaluates(self, step: int) -> bool:
         """Whether an evaluation follows `step`: once every `evaluate_every` epochs, and at the end."""
-        # Rounded, so that three times a tenth of an epoch is three tenths.
+        # Rounded, so that three times a tenth of an epoch is three tenths of one.
         now, before = (math.floor(round(self.epochs(s) / self.config.evaluate_every, 9)) for s in (step, step - 1))
         return now > before or step >= self.last_step
 

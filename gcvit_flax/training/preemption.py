@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
@@ -10,9 +11,9 @@ from jax.experimental import multihost_utils
 class SigtermWatch:
     """Notes SIGTERM (a TPU's preemption notice) instead of dying, while the block runs in the main thread."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._received = False
-        # Where several hosts train, JAX catches the signal itself and lets them agree on a step.
+        # If several processes train, JAX catches the signal itself and lets them agree on a step.
         self._watches = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> "SigtermWatch":
@@ -20,13 +21,13 @@ class SigtermWatch:
             self._before = signal.signal(signal.SIGTERM, self._note)
         return self
 
-    def _note(self, signum, frame) -> None:
+    def _note(self, signum: int, frame: FrameType | None) -> None:
         self._received = True
 
     def stops_after(self, step: int) -> bool:
-        """Whether to save and stop after `step`: the same step on every host. Ask at every step."""
+        """Whether to save and stop after `step`: the same step in every process. Ask at every step."""
         return self._received or multihost_utils.reached_preemption_sync_point(step)
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._watches:
             signal.signal(signal.SIGTERM, self._before)

@@ -24,7 +24,7 @@ PRESETS = {
         learning_rate=5e-4,
         layer_decay=0.8,
     ),
-    # The Keras example's run (architecture and optimiser as in "Image Classification using Global Context Vision
+    # The Keras example's run (architecture and optimizer as in "Image Classification using Global Context Vision
     # Transformer", keras.io): Adam with Keras's epsilon at a constant rate, whole images resized, mirrored only.
     "flowers": TrainConfig(
         data="tfds:tf_flowers",
@@ -77,7 +77,7 @@ PRESET_HELP = {
     python train.py finetune --data folder:PHOTOS --image-size 96 --embed-dim 32 --epochs 30
 
     One GPU, or a small network on a CPU. With --init-from, layers far from the head learn more slowly
-    (--layer-decay), and --head-only trains nothing but the head. Measured on CPU: see README.
+    (--layer-decay), and --head-only trains nothing but the head. Measured on a CPU: docs/results.md.
     """,
     "flowers": """The Keras example's run: five epochs on tf_flowers, Adam at a constant rate, whole images resized.
 

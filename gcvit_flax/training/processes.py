@@ -1,4 +1,4 @@
-"""Several hosts as one: joining them, failing together, and what only the first of them does."""
+"""Several processes as one run: joining them, failing together, and what only the first of them does."""
 
 import json
 import os
@@ -15,19 +15,19 @@ from jax.experimental import multihost_utils
 
 from gcvit_flax.errors import UserError, summarize_error
 
-# A host that fails must not keep the others waiting for minutes at the exit.
+# A process that fails must not keep the others waiting for minutes at the exit.
 _SHUTDOWN_SECONDS = 20
 _HEARTBEAT_SECONDS = 60
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Connects this process to the run's others, where there are any; call it before JAX looks for devices.
+    """Connects this process to the run's others, if there are any; call it before JAX looks for devices.
 
     With every argument None, JAX finds out by itself on Cloud TPU, Slurm, Open MPI and Kubernetes or from
     JAX_COORDINATOR_ADDRESS, and elsewhere the process stays alone.
 
     Raises:
-      UserError: (a ValueError) arguments that are incomplete, or hosts that cannot be reached.
+      UserError: (a ValueError) arguments that are incomplete, or processes that cannot be reached.
     """
     if jax.distributed.is_initialized():
         return
@@ -40,18 +40,18 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
-    except ValueError as error:  # JAX's answer where it finds no cluster.
+    except ValueError as error:  # JAX's answer if it finds no cluster.
         if asked:
             raise UserError(
-                f"the hosts cannot be joined ({error}): give --coordinator HOST:PORT, --num-processes and --process-id "
-                "on every host"
+                f"the processes cannot be joined ({error}): give --coordinator HOST:PORT, --num-processes and "
+                "--process-id to each of them"
             ) from error
     except RuntimeError as error:
         if not asked and "must be called before" in str(error):
-            return  # In a notebook or a test, JAX is running already: on its own.
+            return  # In a notebook or a test, JAX is running already, on its own.
         raise UserError(
-            f"the hosts cannot be joined ({summarize_error(error)}): check that --coordinator is the first host's "
-            "address and free port, that every host runs the command, and that each has its own --process-id"
+            f"the processes cannot be joined ({summarize_error(error)}): check that --coordinator is the first host's "
+            "address and a free port there, that every host runs the command, and that each has its own --process-id"
         ) from error
 
 
@@ -71,7 +71,7 @@ def wait_for_all(name: str) -> None:
 
 
 def check_equal(what: str, facts: Any) -> None:
-    """Compares `facts`, anything that becomes JSON, among all hosts.
+    """Compares `facts`, anything that becomes JSON, among all processes.
 
     Raises:
       UserError: (a ValueError) they differ.
@@ -79,17 +79,17 @@ def check_equal(what: str, facts: Any) -> None:
     if count() > 1:
         checksum = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
         if len(set(multihost_utils.process_allgather(np.uint32(checksum)).tolist())) > 1:
-            raise UserError(f"the hosts have different {what}: start the same command on all, with the same files")
+            raise UserError(f"the processes have different {what}: start the same command on all, with the same files")
 
 
 @contextmanager
 def raising_together() -> Iterator[None]:
-    """Runs the block on every host; an error on one becomes an error on all, instead of leaving the others waiting.
+    """Makes an error of the block in one process an error in all, instead of leaving the others waiting.
 
     Raises:
-      UserError: (a ValueError) another host failed.
+      UserError: (a ValueError) another process failed.
     """
-    error = None
+    error: Exception | None = None
     try:
         yield
     except (UserError, OSError) as own_error:
@@ -104,9 +104,9 @@ def raising_together() -> Iterator[None]:
 
 @contextmanager
 def exiting_on_error() -> Iterator[None]:
-    """An error in the block ends this process at once where others train with it.
+    """Ends this process at once if the block raises while others train with it.
 
-    The usual way out waits for them, and they wait in the middle of a step; when they miss this process, JAX ends
+    The usual way out waits for the others, and they wait in the middle of a step; when they miss this process, JAX ends
     them.
     """
     try:

@@ -1,6 +1,7 @@
 """From a TrainConfig and the data to a model and its first parameters."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ def build_model(config: TrainConfig, class_names: tuple[str, ...]) -> GCViT:
         raise UserError(
             f"--num-classes {num_classes} is fewer than the data's {len(class_names)} classes: leave it out or raise it"
         )
-    options = {"reference": config.reference, "dtype": jnp.dtype(config.dtype), "remat": config.remat}
+    options: dict[str, Any] = {"reference": config.reference, "dtype": jnp.dtype(config.dtype), "remat": config.remat}
     options["num_classes"] = num_classes
     if config.init_from is None:
         fields = _given(config, (*_SHAPE_FIELDS, *_RATE_FIELDS, "image_size"))
@@ -43,7 +44,7 @@ def build_model(config: TrainConfig, class_names: tuple[str, ...]) -> GCViT:
     return model
 
 
-def initial_params(config: TrainConfig, model: GCViT) -> dict:
+def initial_params(config: TrainConfig, model: GCViT) -> dict[str, Any]:
     """The parameters a run starts from: those of `init_from` made to fit `model`, or fresh ones from the seed.
 
     Raises:
@@ -54,7 +55,7 @@ def initial_params(config: TrainConfig, model: GCViT) -> dict:
     return unflatten(adapted_params(config.init_from, model.config, config.seed))
 
 
-def _given(config: TrainConfig, names: tuple[str, ...]) -> dict:
+def _given(config: TrainConfig, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names if getattr(config, name) is not None}
 
 

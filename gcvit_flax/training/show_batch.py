@@ -1,6 +1,6 @@
 """Draws augmented training images: `python -m gcvit_flax.training.show_batch OUT.png [PRESET] [--option value ...]`.
 
-The options are those of train.py. Above each image stands its class, or its two classes' shares where they are mixed.
+The options are those of train.py. Each image is titled with its class, or with the shares of the two classes it mixes.
 """
 
 import math
@@ -14,6 +14,7 @@ from gcvit_flax.cli import run_cli
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.data.batches import training_batches
 from gcvit_flax.data.datasets import open_data
+from gcvit_flax.data.sources import Source
 from gcvit_flax.errors import UserError
 from gcvit_flax.training.augment.augment import augment
 from gcvit_flax.training.augment.mixing import mix
@@ -21,18 +22,20 @@ from gcvit_flax.training.command_line import parse
 from gcvit_flax.training.setup import build_model
 from gcvit_flax.training.train_config import TrainConfig
 
-_MOST_SHOWN = 32
-_INCHES = 2.0  # A side of an image.
+_MAX_IMAGES = 32
+_IMAGE_INCHES = 2.0  # The side of an image.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parses, augments a batch and draws it."""
+    """Augments a batch of the training data and draws it; without OUT.png, prints the usage."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0].startswith("-"):
         print(__doc__, file=sys.stderr)
         return 0 if arguments[:1] in (["--help"], ["-h"]) else 2
     path, *options = arguments
     config = parse(options)
+    if config.data is None:
+        raise UserError("this preset has no data of its own: give --data folder:PHOTOS or --data tfds:NAME")
     data = open_data(config.data, config.val_fraction)
     preprocessing = build_model(config, data.class_names).preprocessing
     images, targets = _augmented_batch(config, data.train, preprocessing, len(data.class_names))
@@ -40,12 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _augmented_batch(config: TrainConfig, source, preprocessing: Preprocessing, num_classes: int):
-    """The first of a batch as the network sees them: images (b, H, W, 3) in 0..1 and targets (b, classes)."""
+def _augmented_batch(
+    config: TrainConfig, source: Source, preprocessing: Preprocessing, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first batch, or part of it, as the network sees it: images (b, H, W, 3) in 0..1 and targets (b, classes)."""
     batches = training_batches(
         source,
         preprocessing,
-        batch_size=min(config.batch_size or _MOST_SHOWN, _MOST_SHOWN),
+        batch_size=min(config.batch_size or _MAX_IMAGES, _MAX_IMAGES),
         seed=config.seed,
         start_step=0,
         crop_area=config.crop_area,
@@ -55,17 +60,18 @@ def _augmented_batch(config: TrainConfig, source, preprocessing: Preprocessing, 
     batch = next(batches)
 
     @jax.jit
-    def augment_and_mix(images, index, labels):
+    def augment_and_mix(images: jax.Array, index: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         augment_key, mix_key = jax.random.split(jax.random.key(config.seed))
         images = augment(augment_key, images, index, preprocessing, config)
         return mix(mix_key, images, jax.nn.one_hot(labels, num_classes), config.mixup, config.cutmix)
 
     images, targets = jax.device_get(augment_and_mix(batch["image"], batch["index"], batch["label"]))
-    return (images * np.float32(preprocessing.std) + np.float32(preprocessing.mean)).clip(0, 1), targets
+    mean, std = np.asarray(preprocessing.mean, np.float32), np.asarray(preprocessing.std, np.float32)
+    return (images * std + mean).clip(0, 1), targets
 
 
 def _title(shares: np.ndarray, class_names: Sequence[str]) -> str:
-    """The classes that have a share of at least half a percent, the largest first, one a line."""
+    """The one or two classes with a share of at least half a percent, the largest first, one per line."""
     present = [i for i in np.argsort(-shares, kind="stable")[:2] if shares[i] >= 0.005]
     if len(present) == 1:
         return class_names[present[0]]
@@ -77,7 +83,7 @@ def _draw(path: str, images: np.ndarray, titles: list[str]) -> None:
 
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
-    figure = Figure((_INCHES * columns, 1.2 * _INCHES * rows), layout="constrained")
+    figure = Figure((_IMAGE_INCHES * columns, 1.2 * _IMAGE_INCHES * rows), layout="constrained")
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.axis("off")
     for axes, image, title in zip(figure.axes, images, titles, strict=False):
@@ -85,7 +91,7 @@ def _draw(path: str, images: np.ndarray, titles: list[str]) -> None:
         axes.set_title(title, fontsize=8)
     try:
         figure.savefig(path, dpi=100)
-    except ValueError as error:  # An ending that is no picture's; Matplotlib lists those that are.
+    except ValueError as error:  # An unknown file name extension; Matplotlib's message lists the known ones.
         raise UserError(f"{path}: {error}") from error
     print(f"{path}: {len(images)} of the images of a step")
 

@@ -1,14 +1,14 @@
 """The training and evaluation steps, and the one place where pmap spreads them over devices.
 
-Arrays of the state stay unstacked: every device computes the same update from averaged gradients, so the state goes
-in and comes out replicated. Everything random is a function of the seed, the step, and the example's place in the
-global batch (augmentation, drop path) or the device (dropout); nothing random is stored. Batches and states are one
-host's part; pmap reaches over the devices of all hosts.
+Every device computes the same update from summed gradients, so the state goes in and comes out replicated and is never
+stacked. Everything random is a function of the seed, the step, and the example's place in the global batch
+(augmentation, drop path) or the device (dropout); nothing random is stored. Batches and states are those of one
+process; pmap reaches over the devices of all processes.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,54 +18,50 @@ from einops import rearrange
 from flax.training import train_state
 
 from gcvit_flax.data.preprocess import normalize
-from gcvit_flax.devices import compiler_options, release_compiler_memory
 from gcvit_flax.inference import apply_in_parts
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.training.augment.augment import augment
 from gcvit_flax.training.augment.mixing import mix
+from gcvit_flax.training.ema import update_average
 from gcvit_flax.training.losses import smoothed_targets, top_k_correct
-from gcvit_flax.training.optim import ema_rate, global_norm, learning_rate_scales, make_optimizer
+from gcvit_flax.training.optim import global_norm, learning_rate_scales, make_optimizer
+from gcvit_flax.training.pmapped import AXIS, PmappedFunction
 from gcvit_flax.training.train_config import TrainConfig
 
-AXIS = "batch"
+Params = Mapping[str, Any]
+Batch = dict[str, Any]
+Tree = TypeVar("Tree")
 
 
 class TrainState(train_state.TrainState):
-    """Step, parameters and optimizer state, and the parameters' moving average where one is kept: trees with names."""
+    """Step, parameters and optimizer state, and the parameters' moving average if one is kept: trees with names."""
 
-    ema_params: Any = None
-
-
-def replicate(tree, devices: list):
-    """Puts a copy of `tree` on every device, in the layout that the steps give back: one compilation serves all."""
-    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
-    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    ema_params: Params | None = None
 
 
-def shard(batch: dict[str, np.ndarray], devices: list) -> dict[str, np.ndarray]:
-    """Splits a host's batch (b, ...) over its devices: (devices, b / devices, ...)."""
-    return {name: rearrange(x, "(devices b) ... -> devices b ...", devices=len(devices)) for name, x in batch.items()}
-
-
-def create_train_state(model: GCViT, params: dict, config: TrainConfig) -> TrainState:
+def create_train_state(model: GCViT, params: Params, config: TrainConfig) -> TrainState:
     """The state at step 0 of a parameter tree."""
     tx = make_optimizer(config, params, model.config.depths)
 
     @jax.jit
-    def start(params):
-        return TrainState(jnp.int32(0), model.apply, params, tx, tx.init(params), params if config.ema_decay else None)
+    def create(params: Params) -> TrainState:
+        ema_params = params if config.ema_decay else None
+        # Flax declares a FrozenDict and takes any tree.
+        return TrainState(jnp.int32(0), model.apply, params, tx, tx.init(params), ema_params)  # type: ignore[arg-type]
 
-    return start(params)
+    return create(params)
 
 
-def make_train_step(model: GCViT, config: TrainConfig, devices: list) -> Callable:
-    """A pmapped (state, batch, key, learning_rate) -> (state, metrics), the state donated.
+def make_train_step(model: GCViT, config: TrainConfig, devices: list[jax.Device]) -> PmappedFunction:
+    """A pmapped (state, batch, key, learning_rate) -> (state, metrics); the state is donated.
 
-    Batch arrays are (devices, b, ...); `key` is the run's, the same at every step. metrics are means over the global
+    Batch arrays are (devices, b, ...); `key` is the run's, the same at every step. Metrics are means over the global
     batch, train_loss and train_top1, and the norms of the gradients and of the new parameters.
     """
 
-    def train_step(state: TrainState, batch, key, learning_rate):
+    def train_step(
+        state: TrainState, batch: Batch, key: jax.Array, learning_rate: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, state.step)
         total = batch["label"].size * jax.lax.axis_size(AXIS)
         gradients = functools.partial(_gradients, state, model, config, key, total)
@@ -80,10 +76,12 @@ def make_train_step(model: GCViT, config: TrainConfig, devices: list) -> Callabl
     return PmappedFunction(train_step, devices, in_axes=(None, 0, None, None), out_axes=None, donate_argnums=0)
 
 
-def _gradients(state: TrainState, model: GCViT, config: TrainConfig, key, total: int, batch, part):
+def _gradients(
+    state: TrainState, model: GCViT, config: TrainConfig, key: jax.Array, total: int, batch: Batch, part: int
+) -> tuple[Params, dict[str, jax.Array]]:
     """Gradients and metrics of one device's `batch`, the `part`-th that it computes in this step.
 
-    They are sums over its examples divided by `total`, the global batch, so that they only need adding up.
+    They are sums over its examples divided by `total`, the size of the global batch, so that they only need adding up.
     """
     augment_key, mix_key, drop_path_key, dropout_key = jax.random.split(key, 4)
     images = augment(augment_key, batch["image"], batch["index"], model.preprocessing, config)
@@ -93,7 +91,7 @@ def _gradients(state: TrainState, model: GCViT, config: TrainConfig, key, total:
     rngs = {"drop_path": drop_path_key, "dropout": dropout_key}
     scales = learning_rate_scales(state.params, model.config.depths, config)
 
-    def loss_fn(params):
+    def loss_fn(params: Params) -> tuple[jax.Array, jax.Array]:
         # Without a gradient to what is not trained, XLA leaves its backward pass out.
         params = jax.tree.map(lambda x, scale: x if scale else jax.lax.stop_gradient(x), params, scales)
         logits = state.apply_fn({"params": params}, images, train=True, example_index=batch["index"], rngs=rngs)
@@ -103,36 +101,36 @@ def _gradients(state: TrainState, model: GCViT, config: TrainConfig, key, total:
     return grads, {"train_loss": loss, "train_top1": top_k_correct(logits, targets.argmax(-1), 1).sum() / total}
 
 
-def _sum_over_parts(gradients: Callable, batch, parts: int):
+def _sum_over_parts(gradients: Callable[[Batch, Any], Tree], batch: Batch, parts: int) -> Tree:
     """The sum of `gradients(part of batch, its number)` over equal parts, computed one after the other."""
     split = {name: rearrange(x, "(parts b) ... -> parts b ...", parts=parts) for name, x in batch.items()}
     shapes = jax.eval_shape(gradients, {name: x[0] for name, x in split.items()}, 0)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def add(sums, part):
+    def add(sums: Tree, part: tuple[Batch, jax.Array]) -> tuple[Tree, None]:
         return jax.tree.map(jnp.add, sums, gradients(*part)), None
 
     sums, _ = jax.lax.scan(add, zeros, (split, jnp.arange(parts)))
     return sums
 
 
-def _update(state: TrainState, grads, learning_rate, ema_decay: float | None) -> TrainState:
+def _update(state: TrainState, grads: Params, learning_rate: jax.Array, ema_decay: float | None) -> TrainState:
     updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
     params = jax.tree.map(lambda param, update: param - learning_rate * update, state.params, updates)
     state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
     if ema_decay:
-        rate = ema_rate(ema_decay, state.step)
-        state = state.replace(ema_params=optax.incremental_update(params, state.ema_params, rate))
+        average = update_average(state.ema_params, params, ema_decay, jnp.asarray(state.step))
+        state = state.replace(ema_params=average)
     return state
 
 
-def make_eval_step(model: GCViT, devices: list, confusion: bool = False) -> Callable:
+def make_eval_step(model: GCViT, devices: list[jax.Device], confusion: bool = False) -> PmappedFunction:
     """A pmapped (params, batch) -> sums over the unmasked examples: loss, top1, top5 and count.
 
-    With `confusion` also that, int (classes, classes): how many of each true class (row) were taken for which.
+    With `confusion` also that matrix, int (true class, predicted class): how many examples fall into each cell.
     """
 
-    def eval_step(params, batch):
+    def eval_step(params: Params, batch: Batch) -> dict[str, jax.Array]:
         logits = apply_in_parts(model, {"params": params}, normalize(batch["image"], model.preprocessing))
         mask, labels = batch["mask"], batch["label"]
         sums = {
@@ -150,10 +148,10 @@ def make_eval_step(model: GCViT, devices: list, confusion: bool = False) -> Call
     return PmappedFunction(eval_step, devices, in_axes=(None, 0), out_axes=None)
 
 
-def make_sync_check(devices: list) -> Callable:
-    """A function (tree) -> whether every device of every host holds the same bits."""
+def make_sync_check(devices: list[jax.Device]) -> Callable[[Any], bool]:
+    """A function of a tree: whether every device of every process holds the same bits."""
 
-    def sync_check(tree, _):
+    def sync_check(tree: Any, _: jax.Array) -> jax.Array:
         words = [jax.lax.bitcast_convert_type(x, jnp.uint32).ravel() for x in jax.tree.leaves(tree)]
         # Weighted, so that equal values in other places differ; unsigned sums wrap around, alike in any order.
         weights = [jnp.arange(x.size, dtype=jnp.uint32) * 2 + 1 for x in words]
@@ -163,30 +161,3 @@ def make_sync_check(devices: list) -> Callable:
 
     mapped = PmappedFunction(sync_check, devices, in_axes=(None, 0), out_axes=None)
     return lambda tree: bool(mapped(tree, np.zeros(len(devices))))  # pmap needs something to spread.
-
-
-class PmappedFunction:
-    """pmap over `devices` of this host, and over all devices of all hosts where there are several.
-
-    Where there are compiler options, which pmap does not take, it is compiled apart at the first call, for arguments of
-    those shapes; several hosts go without, since only pmap itself makes global arrays of what each host passes.
-    """
-
-    def __init__(self, function: Callable, devices: list, **options):
-        devices_of_one_host = devices if jax.process_count() == 1 else None
-        self._mapped = jax.pmap(function, AXIS, devices=devices_of_one_host, **options)
-        self._options = compiler_options(devices[0]) if jax.process_count() == 1 else {}
-        self._compiled = None
-
-    def compile(self, *arguments) -> jax.stages.Compiled:
-        """The program for arguments like these."""
-        program = self._mapped.lower(*arguments).compile(self._options)
-        release_compiler_memory()
-        return program
-
-    def __call__(self, *arguments):
-        if not self._options:
-            return self._mapped(*arguments)
-        if self._compiled is None:
-            self._compiled = self.compile(*arguments)
-        return self._compiled(*arguments)

@@ -28,11 +28,12 @@ class _Bounds(NamedTuple):
 POSITIVE = _Bounds("positive", 0, low_open=True)
 NOT_NEGATIVE = _Bounds("at least 0", 0)
 SHARE = _Bounds("at least 0 and below 1", 0, 1)
+PROBABILITY = _Bounds("from 0 to 1", 0, 1, high_open=False)
 LEVEL = _Bounds("from 0 to 10", 0, 10, high_open=False)
 
 
 def _option(default: Any, bounds: _Bounds | None = None, *, free_on_resume: bool = False) -> Any:
-    """A field of TrainOptions; TrainConfig checks `bounds`, and `free_on_resume` lets a run go on with another value."""
+    """A field of TrainOptions with its bounds; a run may be resumed with another value if it is `free_on_resume`."""
     return dataclasses.field(default=default, metadata={"bounds": bounds, "free_on_resume": free_on_resume})
 
 
@@ -77,25 +78,25 @@ class TrainOptions:
     cooldown_epochs: float = _option(0.0, NOT_NEGATIVE)
     # Stop after so many steps at the latest, on the same schedule; a higher value later goes on from there.
     max_steps: int | None = _option(None, POSITIVE, free_on_resume=True)
-    # Images in a step, over all devices and hosts. None: what the variant was published with, 4096 or 1024.
+    # Images in a step, over all devices and processes. None: what the variant was published with, 4096 or 1024.
     batch_size: int | None = _option(64, POSITIVE)
-    # Parts of each device's share that are computed one after the other: the same update in less memory.
+    # Parts of each device's share that are computed one after the other: the same update with less memory.
     accumulation_steps: int = _option(1, POSITIVE)
     # Peak learning rate.
     learning_rate: float = _option(1e-3, POSITIVE)
     # Take --learning-rate as that of the variant's published batch, and scale it in proportion to this batch.
     scale_learning_rate: bool = False
-    # How the learning rate goes on after the warm-up.
+    # The learning rate after the warm-up.
     schedule: Literal["cosine", "constant"] = "cosine"
     # Epochs of linear warm-up.
     warmup_epochs: float = _option(1.0, NOT_NEGATIVE)
-    # AdamW's decay of the weights (not of biases, norms, layer scales and bias tables).
+    # AdamW's weight decay, which spares biases, norms, layer scales and bias tables.
     weight_decay: float = _option(0.05, NOT_NEGATIVE)
     # AdamW's epsilon.
     adam_epsilon: float = _option(1e-8, POSITIVE)
     # Largest global norm of the gradients; None does not clip.
     clip_norm: float | None = _option(5.0, POSITIVE)
-    # Factor on the learning rate from each block to the one before it, in a run with --init-from; 1 for none.
+    # Factor on the learning rate from each block to the one before it, in runs with --init-from; 1 for none.
     layer_decay: float = _option(1.0, POSITIVE)
     # Train the head alone and leave all else as it is.
     head_only: bool = False
@@ -114,20 +115,20 @@ class TrainOptions:
     # Magnitude of RandAugment, 0 to 10, 0 for none.
     rand_augment: float = _option(0.0, LEVEL)
     # Share of the images that lose a random rectangle to noise.
-    random_erasing: float = _option(0.0, SHARE)
+    random_erasing: float = _option(0.0, PROBABILITY)
     # Mixup's beta distribution parameter, 0 for none; with CutMix, each takes half of the steps.
     mixup: float = _option(0.0, NOT_NEGATIVE)
     # CutMix's beta distribution parameter, 0 for none.
     cutmix: float = _option(0.0, NOT_NEGATIVE)
     # Share of the data to hold out where it has no validation part; the same images for every seed.
     val_fraction: float = 0.1
-    # Count and pass over images that cannot be read, instead of stopping at the first.
+    # Count and replace images that cannot be read, instead of stopping at the first.
     skip_corrupt: bool = _option(False, free_on_resume=True)
     # Epochs between two evaluations; one comes at the end in any case.
     evaluate_every: float = _option(1.0, POSITIVE, free_on_resume=True)
-    # Steps between two checkpoints, beside those after evaluations.
+    # Steps between two checkpoints, besides those after evaluations.
     save_every: int | None = _option(None, POSITIVE, free_on_resume=True)
-    # Latest checkpoints to keep, beside the best.
+    # Latest checkpoints to keep, besides the best.
     keep: int = _option(2, POSITIVE, free_on_resume=True)
     # Decides the initial weights, the order of the data and everything random.
     seed: int = _option(0, NOT_NEGATIVE)
@@ -135,16 +136,16 @@ class TrainOptions:
     dtype: Literal["float32", "bfloat16"] = "float32"
     # Recompute each block in the backward pass: less memory, more time.
     remat: bool = False
-    # Devices to train on, on each host. Default: all, or on CPU one a core that divides the batch.
+    # Devices to train on, of each process. Default: all, or on a CPU one per core, as many as divide the batch.
     devices: int | None = _option(None, free_on_resume=True)
     # Processes that decode images; 0 decodes in threads.
     workers: int = _option(0, NOT_NEGATIVE, free_on_resume=True)
-    # Address HOST:PORT of the first of several hosts. Default: found out on Cloud TPU, Slurm and Kubernetes, or
+    # Address HOST:PORT of the first of several processes. Default: found out on Cloud TPU, Slurm and Kubernetes, or
     # JAX_COORDINATOR_ADDRESS.
     coordinator: str | None = _option(None, free_on_resume=True)
-    # How many hosts train together, where it cannot be found out.
+    # How many processes train together, if it cannot be found out.
     num_processes: int | None = _option(None, free_on_resume=True)
-    # This host's number, from 0.
+    # This process's number, from 0.
     process_id: int | None = _option(None, free_on_resume=True)
     # Steps between two lines of metrics.
     log_every: int = _option(20, POSITIVE, free_on_resume=True)
@@ -161,6 +162,12 @@ class TrainConfig(TrainOptions):
     Raises:
       UserError: (a ValueError) an option that is out of range.
     """
+
+    @property
+    def global_batch(self) -> int:
+        """Images in a step, over all devices and processes, once `resolve_defaults` has set it."""
+        assert self.batch_size is not None
+        return self.batch_size
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -1,4 +1,4 @@
-"""The folder of one run: who may write in it, and whether its run can be taken up again."""
+"""The folder of one run: which process may write in it, and whether its run can be resumed."""
 
 import fcntl
 import json
@@ -14,14 +14,14 @@ CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"
 _LOCK_NAME = ".lock"
 _DISCARDED_NAME = ".discarded"
-# Everything else a run writes but config.json, the mark of a run, which the next one replaces.
+# Everything else that a run writes, except config.json: it marks the folder as a run's, and the next run replaces it.
 _WRITTEN = ("metrics.jsonl", "metrics.jsonl.partial", "model", ".model.partial", "profile", "curves.png")
 _EVENTS_PATTERN = "events.out.tfevents.*"
 
 
 @contextmanager
 def locked(workdir: epath.Path) -> Iterator[None]:
-    """Makes the folder and holds it for this process; the system releases it when the process ends, however.
+    """Makes the folder and locks it for this process; the system unlocks it however the process ends.
 
     Object stores (gs://) know no locks, and go without.
 
@@ -43,10 +43,10 @@ def locked(workdir: epath.Path) -> Iterator[None]:
 
 
 def run_to_resume(workdir: epath.Path, facts: dict, free: frozenset[str], resume: bool) -> dict | None:
-    """The saved settings of the run to go on with, or None where one starts, and may replace what is there.
+    """The saved config.json of the run to resume, or None if a run starts here and may replace what is there.
 
-    A run with a checkpoint goes on where `facts` are those it was started with, but for the names in `free`. One in
-    which nothing was trained yet gives way.
+    A run with a checkpoint is resumed if `facts` are those that it was started with, except for the names in `free`.
+    One without a checkpoint is replaced.
 
     Raises:
       UserError: (a ValueError) the folder holds something else, or a run of other facts.

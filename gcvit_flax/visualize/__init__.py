@@ -1,1 +1,1 @@
-"""What the network sees, as arrays and as pictures."""
+"""Attention, Grad-CAM and confusion, as arrays and as pictures."""

@@ -1,17 +1,19 @@
-"""Maps of what the network sees, laid over the image it sees them in."""
+"""Maps laid over the image that they belong to."""
 
 import numpy as np
 from PIL import Image
 
-_COLOURS = "viridis"
+Box = tuple[float, float, float, float]  # Left, top, right and bottom in pixels.
+
+_COLORMAP = "viridis"
 _OPACITY = 0.6
 
 
-def overlay(image: Image.Image, values: np.ndarray, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
-    """An RGB image with a map (h, w) laid over its part `box` (as `crop_box` gives it; default: all), uint8 (H, W, 3).
+def overlay(image: Image.Image, values: np.ndarray, box: Box | None = None) -> np.ndarray:
+    """An RGB image with a map (h, w) laid over the part in `box`, by default all of it: uint8 (H, W, 3).
 
-    The lowest value has the first colour of matplotlib's viridis and the highest its last; a constant map has the
-    first. What is outside `box`, which the network does not see, becomes dark.
+    `box` is the part that the network sees, as `crop_box` returns it; the rest is darkened. The lowest value has the
+    first color of matplotlib's viridis and the highest value the last; a constant map has the first.
     """
     import matplotlib
 
@@ -21,10 +23,10 @@ def overlay(image: Image.Image, values: np.ndarray, box: tuple[float, float, flo
     span = values.max() - values.min()
     scaled = (values - values.min()) / (span if span > 0 else 1)
     resized = np.asarray(Image.fromarray(scaled).resize((right - left, bottom - top), Image.Resampling.BILINEAR))
-    # In bytes from here on: photos have up to 180 megapixels.
+    # From here on in bytes: photos have up to 180 megapixels.
     levels = (resized * 255).round().astype(np.uint8)
-    colours = matplotlib.colormaps[_COLOURS](np.arange(256), bytes=True)[:, :3]
-    shown = Image.blend(image.crop((left, top, right, bottom)), Image.fromarray(colours[levels]), _OPACITY)
+    colors = matplotlib.colormaps[_COLORMAP](np.arange(256), bytes=True)[:, :3]
+    shown = Image.blend(image.crop((left, top, right, bottom)), Image.fromarray(colors[levels]), _OPACITY)
     result = Image.blend(image, Image.new("RGB", image.size), _OPACITY)
     result.paste(shown, (left, top))
     return np.asarray(result)

@@ -1,8 +1,9 @@
-"""Pictures as PNG files, written whole or not at all."""
+"""Writes pictures as PNG files, atomically."""
 
 import io
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -10,9 +11,12 @@ from PIL import Image
 from gcvit_flax.atomic import replace_bytes
 from gcvit_flax.errors import UserError
 
+if TYPE_CHECKING:  # Slow to import.
+    from matplotlib.figure import Figure
+
 
 def check_writable(path: str | os.PathLike) -> None:
-    """Raises UserError unless a PNG can be written at `path`: to call before the work."""
+    """Raises UserError unless a PNG file can be written at `path`: to be called before the computation."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise UserError(f"a picture's name must end in .png, got {path}")
@@ -22,7 +26,7 @@ def check_writable(path: str | os.PathLike) -> None:
 
 
 def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
-    """Writes uint8 (H, W, 3) to a PNG file of that size, all or nothing.
+    """Writes uint8 pixels (H, W, 3) to a PNG file.
 
     Raises:
       UserError: (a ValueError) `path` cannot be written.
@@ -32,8 +36,8 @@ def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
     _write(path, encoded)
 
 
-def write_figure(path: str | os.PathLike, figure, **options) -> None:
-    """Writes a matplotlib figure, with savefig's `options`, to a PNG file, all or nothing.
+def write_figure(path: str | os.PathLike, figure: "Figure", **options: Any) -> None:
+    """Writes a matplotlib figure to a PNG file; `options` are those of `savefig`.
 
     Raises:
       UserError: (a ValueError) `path` cannot be written.

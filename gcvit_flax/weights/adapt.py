@@ -1,4 +1,4 @@
-"""The same weights for another configuration: other windows, another number of classes, another reference."""
+"""Weights adapted to another configuration: other windows, number of classes or reference."""
 
 from collections.abc import Mapping
 
@@ -9,19 +9,19 @@ from gcvit_flax.errors import UserError
 from gcvit_flax.model.layers import NORMAL_STD
 from gcvit_flax.weights.resample import resample_tables
 
-_NOTED = ("image_size", "num_classes", "relative_position_bias", "query_pool_padding", "pad_to_windows")
+_REPORTED = ("image_size", "num_classes", "relative_position_bias", "query_pool_padding", "pad_to_windows")
 
 
 def adapt(
     flat: Mapping[str, np.ndarray], config: GCViTConfig, new_config: GCViTConfig, *, seed: int
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The flat parameters of `config` made to fit `new_config`, and a line for each thing that changed.
+    """The flat parameters of `config` made to fit `new_config`, and a line for each change.
 
-    Relative position bias tables are resampled to other windows; another number of classes gives a new head, its
-    kernel normal(0.02) from `seed` and its bias zero.
+    Relative position bias tables are resampled to new windows. Another number of classes gives a new head, with a
+    normal(0, 0.02) kernel drawn from `seed` and zero bias.
 
     Raises:
-      UserError: the query generators of the two configurations have other numbers of poolings, hence of weights.
+      UserError: the query generators of the two configurations differ in their poolings, hence in their weights.
     """
     if config.query_stages != new_config.query_stages:
         raise UserError(
@@ -31,7 +31,7 @@ def adapt(
         )
     notes = [
         f"{name} {getattr(config, name)} becomes {getattr(new_config, name)}"
-        for name in _NOTED
+        for name in _REPORTED
         if getattr(config, name) != getattr(new_config, name)
     ]
     if config.window_size != new_config.window_size:

@@ -1,4 +1,4 @@
-"""Zip archives from anywhere: the container of .keras files and of PyTorch's."""
+"""Untrusted zip archives, the container of .keras and PyTorch files."""
 
 import contextlib
 import lzma
@@ -9,16 +9,16 @@ from pathlib import Path, PurePosixPath
 
 from gcvit_flax.errors import UserError
 
-# What a damaged archive, or an encrypted or unknown kind of member, makes zipfile raise.
+# What zipfile raises for a damaged archive, an encrypted member or an unknown compression.
 BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError, NotImplementedError)
 
 
 @contextlib.contextmanager
 def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip archive whose members all lie inside it and unpack to no more than four times its size.
+    """A zip archive whose members all have paths inside it and unpack to at most four times its size.
 
     Raises:
-      UserError: a damaged archive, or one that breaks these rules.
+      UserError: the archive is damaged or breaks these rules.
     """
     try:
         archive = zipfile.ZipFile(path)

@@ -1,4 +1,4 @@
-"""Which classes logits speak for, and the names of the 1000 ImageNet classes, in the order of their indices."""
+"""The most probable classes of logits, and the names of the 1000 ImageNet classes in the order of their indices."""
 
 import importlib.resources
 
@@ -13,7 +13,7 @@ def best_classes(logits: np.ndarray, count: int) -> list[tuple[int, float]]:
 
 
 def imagenet_classes() -> list[str]:
-    """The 1000 names of ImageNet-1k (the first word of each WordNet synset, told apart where two agree)."""
+    """The 1000 names of ImageNet-1k (the first word of each WordNet synset, made distinct where two agree)."""
     return (
         (importlib.resources.files("gcvit_flax") / "data" / "assets" / "imagenet_classes.txt").read_text().splitlines()
     )

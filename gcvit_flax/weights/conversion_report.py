@@ -1,9 +1,10 @@
-"""What a conversion did, for the terminal and for the model folder's config.json."""
+"""The report of a conversion, for the terminal and for the model folder's config.json."""
 
 import dataclasses
 from typing import Any
 
 from gcvit_flax.config import GCViTConfig
+from gcvit_flax.references import FORWARD_PASSES
 from gcvit_flax.variants import variant_name
 
 FAMILIES = {
@@ -14,11 +15,6 @@ FAMILIES = {
     "keras_subclass": "Keras classes of other names, matched by position and shape",
     "keras2": "the package gcvit under Keras 2",
 }
-FORWARD_PASSES = {
-    "official": "one position bias a head, pooling padded with -inf",
-    "gcvit_tf": "one position bias a head, pooling padded with zeros",
-    "keras_io": "one flattened position bias for all heads, pooling padded with zeros",
-}
 TRAINED_NOTICE = (
     "this file has the Keras example's layout: if the model was *trained* with that example, it is right only under "
     "--reference keras_io"
@@ -27,7 +23,7 @@ TRAINED_NOTICE = (
 
 @dataclasses.dataclass(frozen=True)
 class ConversionReport:
-    """One conversion: where the weights came from, what they are, and what was changed."""
+    """One conversion: the source of the weights, the model, and each change to it."""
 
     source: str
     size: int
@@ -38,13 +34,13 @@ class ConversionReport:
     skipped: int
     parameters: int
     config: GCViTConfig
-    licence: str | None
+    license: str | None
     changes: tuple[str, ...]
     notice: str | None
     dest: str
 
     def provenance(self) -> dict[str, Any]:
-        """What config.json keeps."""
+        """The entries of config.json's "provenance"."""
         return {
             "source": self.source,
             "size_bytes": self.size,
@@ -57,7 +53,6 @@ class ConversionReport:
         }
 
     def __str__(self) -> str:
-        reference = self.config.reference
         skipped = f", {self.skipped} skipped (buffers, optimizer)" if self.skipped else ""
         lines = {
             "source": f"{self.source} ({self.size:,} bytes, sha256 {self.sha256})",
@@ -65,8 +60,8 @@ class ConversionReport:
             "tensors": f"{self.tensors} used{skipped}",
             "model": describe(self.config),
             "parameters": f"{self.parameters:,}",
-            "reference": f"{reference}: {FORWARD_PASSES[reference]}",
-            "licence": self.licence or "unknown",
+            "reference": _forward_pass(self.config),
+            "license": self.license or "unknown",
             "changes": "; ".join(self.changes) or "none",
             "written": self.dest,
         }
@@ -75,7 +70,7 @@ class ConversionReport:
 
 
 def describe(config: GCViTConfig) -> str:
-    """A configuration in a line: its variant's name, or the fields that make it."""
+    """A configuration in one line: its variant's name, or the fields that set it apart from every variant."""
     size = "{}x{}".format(*config.image_size)
     name = variant_name(config)
     if name is not None:
@@ -86,3 +81,8 @@ def describe(config: GCViTConfig) -> str:
         f"depths {config.depths}, num_heads {config.num_heads}, windows {windows}, mlp_ratio {config.mlp_ratio:g}, "
         f"layer_scale {config.layer_scale}"
     )
+
+
+def _forward_pass(config: GCViTConfig) -> str:
+    name = config.reference
+    return "none, a mixture of their settings" if name is None else f"{name}: {FORWARD_PASSES[name].computes}"

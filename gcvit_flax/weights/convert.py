@@ -1,8 +1,9 @@
-"""Weight file to model folder: recognise, map strictly, adapt, save, report."""
+"""Weight file to model folder: recognize, map strictly, adapt, save, report."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -15,7 +16,7 @@ from gcvit_flax.weights.classes import imagenet_classes
 from gcvit_flax.weights.conversion_report import TRAINED_NOTICE, ConversionReport, describe
 from gcvit_flax.weights.download import fetch, is_published, origin, sha256
 from gcvit_flax.weights.model_folder import save_model
-from gcvit_flax.weights.published import LICENCE
+from gcvit_flax.weights.published import LICENSE
 from gcvit_flax.weights.read import read_config, read_parameters
 from gcvit_flax.weights.recognize import open_weight_file
 from gcvit_flax.weights.tree import unflatten
@@ -24,7 +25,7 @@ _IMAGENET_CLASSES = 1000
 
 
 def convert(
-    source: str | os.PathLike,
+    source: str | os.PathLike[str],
     dest: epath.PathLike,
     *,
     variant: str | None = None,
@@ -37,11 +38,11 @@ def convert(
 ) -> ConversionReport:
     """Writes the weights in `source`, a file, an http(s) URL or a published name, as the model folder `dest`.
 
-    `variant` checks what the file is; `reference` chooses the forward pass; `num_classes` gives a new head and
-    `image_size` (pixels) other windows; `ema` takes a PyTorch file's averaged weights; `force` replaces `dest`.
+    `variant` is the one that the file must hold; `reference` chooses the forward pass; `num_classes` gives a new head
+    and `image_size` (pixels) other windows; `ema` takes a PyTorch file's averaged weights; `force` replaces `dest`.
 
     Raises:
-      UserError: a source that is not exactly one GCViT's finite weights, or a `dest` that exists; `dest` is untouched.
+      UserError: `source` is not exactly one GCViT's finite weights, or `dest` exists; `dest` is untouched.
     """
     check_dest(dest, force)
     size = None if image_size is None else as_pair("image_size", image_size)
@@ -50,17 +51,15 @@ def convert(
         config, names = read_config(opened, path, size)
         name = variant_name(config)
         if variant not in (None, name):
-            raise UserError(f"{path} is {describe(config)}; expected {variant}: give that file, or its own variant")
+            raise UserError(f"{path} is {describe(config)}; expected {variant}: give its file, or name this variant")
         flat, changes = read_parameters(opened, path, names, allow_nonfinite=allow_nonfinite)
     config = resolve_config(config, reference=reference)
-    new_size = {} if size is None else {"image_size": size}
-    new_config = resolve_config(
-        config, num_classes=config.num_classes if num_classes is None else num_classes, **new_size
-    )
+    requested: dict[str, Any] = {"num_classes": num_classes, "image_size": size}
+    new_config = resolve_config(config, **{name: value for name, value in requested.items() if value is not None})
     averaged = ["averaged weights (state_dict_ema) taken"] if ema else []
     flat, adapted = adapt(flat, config, new_config, seed=0)
     report = ConversionReport(
-        source=origin(source),
+        source=origin(source, path),
         size=path.stat().st_size,
         sha256=sha256(path),
         container=opened.container,
@@ -69,20 +68,19 @@ def convert(
         skipped=len(opened.skipped),
         parameters=sum(values.size for values in flat.values()),
         config=new_config,
-        licence=_licence(source, path, config),
+        license=_license(source, path, config),
         changes=(*averaged, *changes, *adapted),
         notice=_notice(source, path, opened.family, reference),
         dest=os.fspath(dest),
     )
-    model = GCViT(new_config, default_preprocessing(name, new_config.image_size))
     kept_imagenet_head = config.num_classes == new_config.num_classes == _IMAGENET_CLASSES
     save_model(
         dest,
-        model,
+        GCViT(new_config, default_preprocessing(name, new_config.image_size)),
         {"params": unflatten(flat)},
         class_names=imagenet_classes() if kept_imagenet_head else None,
         provenance=report.provenance(),
-        weights_licence=report.licence,
+        weights_licence=report.license,
     )
     return report
 
@@ -93,15 +91,15 @@ def check_dest(dest: epath.PathLike, force: bool) -> None:
         raise UserError(f"{dest} exists: choose another name, or pass --force to replace it")
 
 
-def _licence(source: str | os.PathLike, path: Path, config: GCViTConfig) -> str | None:
+def _license(source: str | os.PathLike[str], path: Path, config: GCViTConfig) -> str | None:
     if is_published(source, path):
-        return LICENCE
+        return LICENSE
     if variant_name(config) and config.num_classes == _IMAGENET_CLASSES:
-        return f"{LICENCE} if these are, or derive from, the weights that NVIDIA published"
+        return f"{LICENSE} if these are, or derive from, the weights that NVIDIA published"
     return None
 
 
-def _notice(source: str | os.PathLike, path: Path, family: str, reference: str) -> str | None:
+def _notice(source: str | os.PathLike[str], path: Path, family: str, reference: str) -> str | None:
     like_the_example = family in ("keras_io", "keras_subclass")
     if like_the_example and reference != "keras_io" and not is_published(source, path):
         return TRAINED_NOTICE

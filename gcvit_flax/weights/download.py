@@ -1,12 +1,15 @@
-"""Weights from the network into a cache: with a progress bar, resumed where they stopped, verified, never truncated."""
+"""Downloads of weights into a cache: with a progress bar, resumed after an interruption, and verified."""
 
 import contextlib
+import fcntl
 import hashlib
 import http
 import http.client
+import logging
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,75 +17,64 @@ from tqdm import tqdm
 from gcvit_flax.errors import UserError
 from gcvit_flax.weights.published import PUBLISHED, Published
 
+logger = logging.getLogger("gcvit_flax")
+
 _CHUNK = 1 << 20
-_TIMEOUT = 30  # Seconds without a byte.
+_TIMEOUT = 30  # Seconds without data.
 
 
-def fetch(source: str | os.PathLike) -> Path:
-    """The local file that `source` means: a path, or an http(s) URL or published name, downloaded if it must be.
+def fetch(source: str | os.PathLike[str]) -> Path:
+    """The local file that `source` names: a path, or an http(s) URL or published name, which is downloaded once.
 
     Raises:
-      UserError: a download that fails or does not verify, or something that is none of these.
+      UserError: `source` is none of these, or a download fails or does not verify.
     """
     source = os.fspath(source)
-    published = Published(source) if _is_url(source) else PUBLISHED.get(source)
-    if published is not None and not Path(source).exists():
-        return download(published, cache_folder())
-    if not Path(source).exists():
+    if Path(source).exists():
+        return Path(source)
+    published = Published(source) if source.startswith(("http://", "https://")) else PUBLISHED.get(source)
+    if published is None:
         names = ", ".join(PUBLISHED)
         raise UserError(f"{source} is not there: expected a file, an http(s) URL or one of the names {names}")
-    return Path(source)
+    return download(published, cache_folder())
 
 
-def is_published(source: str | os.PathLike, path: Path) -> bool:
-    """Whether `source`, a name or address, or the size of the file at `path` is in the table of published files."""
+def is_published(source: str | os.PathLike[str], path: Path) -> bool:
+    """Whether `source`, a name or URL, or the size of its file `path` is in the table of published files."""
     source, size = os.fspath(source), path.stat().st_size
     return source in PUBLISHED or any(source == entry.url or size == entry.size for entry in PUBLISHED.values())
 
 
-def origin(source: str | os.PathLike) -> str:
-    """What to call `source` for others: its address, or the name of a local file without its folders."""
+def origin(source: str | os.PathLike[str], path: Path) -> str:
+    """The origin of `path`, which `fetch` gave for `source`, for others: a URL, or a local file's name alone."""
     source = os.fspath(source)
-    if Path(source).exists():
-        return Path(source).name
+    if path == Path(source):
+        return path.name
     return PUBLISHED[source].url if source in PUBLISHED else source
 
 
 def cache_folder() -> Path:
-    """Where downloads stay: gcvit_flax under $XDG_CACHE_HOME, or under ~/.cache."""
+    """The folder of downloads: gcvit_flax in $XDG_CACHE_HOME, or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gcvit_flax"
 
 
 def download(published: Published, folder: Path) -> Path:
-    """The file at `published.url`, in `folder`; one that is complete there already is not fetched again.
+    """The file at `published.url`, in `folder`, downloaded unless it is there.
 
-    What an interruption left is resumed if the server still has the same file. A file gets its name only once its
-    length, and its known size and digest, are right.
+    An interrupted download is resumed if the server still has the same file; one that another process has started is
+    waited for. A file gets its final name once its length, and its known size and digest, are right.
 
     Raises:
-      UserError: no connection, an answer other than the file, too few bytes, or another file than the known one.
+      UserError: the server cannot be reached, does not answer with the file or sends too little of it, or the file is
+        not the known one.
     """
-    # Files of several addresses may share a name.
+    # Files at several URLs may share a name.
     target = folder / hashlib.sha256(published.url.encode()).hexdigest()[:8] / published.url.rsplit("/", 1)[-1]
-    if target.exists():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial")
-    try:
-        total = _transfer(published.url, partial)
-    except urllib.error.HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # Nothing is left to resume.
-            partial.unlink()
-            return download(published, folder)
-        raise UserError(f"{published.url} answered {error.code} {error.reason}: check the address") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise UserError(f"{published.url} stopped ({error or type(error).__name__}): run again to resume") from None
-    size = partial.stat().st_size
-    if total is not None and size < total:
-        raise UserError(f"{published.url} stopped after {size:,} of {total:,} bytes: run again to resume")
-    _verify(partial, published, total)
-    partial.replace(target)
-    _tag_file(partial).unlink(missing_ok=True)
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _alone_in(target.parent, published.url):
+            if not target.exists():  # Nor has a process that was waited for left it.
+                _download(published, target)
     return target
 
 
@@ -92,13 +84,50 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextlib.contextmanager
+def _alone_in(folder: Path, url: str) -> Iterator[None]:
+    """Holds `folder` for this process: two downloads into one .partial file would overwrite each other."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("another process is downloading %s: waiting for it", url)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # Some network file systems have no locks.
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _download(published: Published, target: Path) -> None:
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        total = _transfer(published.url, partial)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # Nothing is left to resume.
+            partial.unlink()
+            _download(published, target)
+            return
+        raise UserError(f"{published.url} answered {error.code} {error.reason}: check the address") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(f"{published.url} stopped ({error or type(error).__name__}): run again to resume") from None
+    size = partial.stat().st_size
+    if total is not None and size < total:
+        raise UserError(f"{published.url} stopped after {size:,} of {total:,} bytes: run again to resume")
+    _verify(partial, published, total)
+    partial.replace(target)
+    _tag_file(partial).unlink(missing_ok=True)
+
+
 def _transfer(url: str, partial: Path) -> int | None:
-    """Fetches into `partial`, behind what is there if the server agrees; returns the length it should get, if told."""
+    """Downloads into `partial`, after its present content if the server agrees; returns the full length, if stated."""
     start, tag = (partial.stat().st_size if partial.exists() else 0), _tag_file(partial)
     request = urllib.request.Request(url, headers={"User-Agent": "gcvit_flax"})
     if start and tag.exists():
         request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", tag.read_text())  # Whole again if the file has changed since.
+        request.add_header("If-Range", tag.read_text())  # The whole file if it has changed since.
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
         resumed = answer.status == http.HTTPStatus.PARTIAL_CONTENT
         if resumed and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
@@ -113,7 +142,7 @@ def _transfer(url: str, partial: Path) -> int | None:
             tag.unlink(missing_ok=True)
         bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1])
         with bar, partial.open("ab" if resumed else "wb") as file:
-            # read1 gives what has arrived before a connection breaks, which read would drop.
+            # If the connection breaks, read1 returns the bytes that have arrived; read would drop them.
             while chunk := answer.read1(_CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
@@ -130,14 +159,9 @@ def _verify(partial: Path, published: Published, total: int | None) -> None:
     else:
         return
     partial.unlink()
-    with contextlib.suppress(FileNotFoundError):
-        _tag_file(partial).unlink()
+    _tag_file(partial).unlink(missing_ok=True)
     raise UserError(f"{published.url} {problem}: it is not the published file, run again or fetch it by hand")
 
 
 def _tag_file(partial: Path) -> Path:
     return partial.with_name(f"{partial.name}.etag")
-
-
-def _is_url(source: str) -> bool:
-    return source.startswith(("http://", "https://"))

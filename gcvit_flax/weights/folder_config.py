@@ -1,4 +1,4 @@
-"""The config.json of a model folder: everything but the parameters, for people and for `load_model`."""
+"""The config.json of a model folder: all but the parameters, for people and for `load_model`."""
 
 import dataclasses
 import json
@@ -41,14 +41,14 @@ def make_folder_config(
     parameter_count: int,
     checkpoint: str,
 ) -> dict[str, Any]:
-    """What config.json says of `model`; `checkpoint` names the Orbax folder beside it.
+    """The content of config.json for `model`; `checkpoint` is the name of the Orbax folder beside it.
 
     Raises:
-      UserError: another number of class names than the head has classes.
+      UserError: the number of class names is not the head's number of classes.
     """
     if class_names is not None and len(class_names) != model.config.num_classes:
         raise UserError(
-            f"{len(class_names)} class names for a head of {model.config.num_classes} classes: give one name a class"
+            f"{len(class_names)} class names for a head of {model.config.num_classes} classes: give one name per class"
         )
     return {
         "format": FORMAT,
@@ -68,7 +68,7 @@ def make_folder_config(
 
 def folder_config_text(folder_config: Mapping[str, Any]) -> str:
     """`folder_config` as JSON for people to read, with each list of numbers on one line."""
-    # A string holds no line break, so that what follows one is never inside a string.
+    # JSON strings contain no line breaks, so that a match never begins inside a string.
     numbers = re.compile(r"\[\n[-+\d\s.,eE]+\]")
     return numbers.sub(lambda hit: " ".join(hit.group().split()), json.dumps(folder_config, indent=2)) + "\n"
 
@@ -82,10 +82,10 @@ def is_model_folder(folder: epath.Path) -> bool:
 
 
 def read_folder_config(path: epath.PathLike) -> dict[str, Any]:
-    """The config.json of the model folder `path`, as `make_folder_config` built it.
+    """The content of config.json in the model folder `path`, as `make_folder_config` made it.
 
     Raises:
-      UserError: `path` is not a model folder, or its config.json is damaged or of a newer format.
+      UserError: `path` is not a model folder, or its config.json is damaged or of another format version.
     """
     folder = epath.Path(path)
     config_path = folder / FOLDER_CONFIG_NAME
@@ -113,14 +113,14 @@ def read_folder_config(path: epath.PathLike) -> dict[str, Any]:
     config, _ = parse_folder_config(folder_config, config_path)
     classes, checkpoint = folder_config["class_names"], folder_config["checkpoint"]
     named = classes is None or (isinstance(classes, list) and len(classes) == config.num_classes)
-    # The checkpoint lies in the folder itself, whatever a forged folder_config says.
+    # A forged config.json must not name a checkpoint outside the folder.
     if not named or not isinstance(checkpoint, str) or "/" in checkpoint or checkpoint in ("", ".", ".."):
         raise UserError(f"{config_path} has wrong class_names or checkpoint: convert or train the model again")
     return folder_config
 
 
 def class_names(folder_config: Mapping[str, Any]) -> list[str]:
-    """The classes of `folder_config` by index; "class 0", "class 1" ... where it names none."""
+    """The class names in `folder_config` by index, or "class 0", "class 1" ... if it has none."""
     return folder_config["class_names"] or [f"class {index}" for index in range(folder_config["config"]["num_classes"])]
 
 

@@ -1,4 +1,4 @@
-"""The config.json of a .keras file: how Keras builds the network that the weights belong to."""
+"""The config.json of a .keras file, from which Keras builds the network."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ from gcvit_flax.variants import variant_name
 
 
 def keras_config(config: GCViTConfig, target: str) -> dict[str, Any]:
-    """What the class GCViT of `target` ("keras_io" or "gcvit_tf") needs to build `config`, whose windows are square.
+    """The serialized class GCViT of `target` ("keras_io" or "gcvit_tf") for `config`, whose windows are square.
 
-    The head has no activation, as here: the file's model returns logits.
+    The head has no activation, so that the model returns logits, as it does here.
     """
     arguments = {
         "name": variant_name(config) or "gcvit",
@@ -24,7 +24,7 @@ def keras_config(config: GCViTConfig, target: str) -> dict[str, Any]:
         "layer_scale": config.layer_scale,
         "num_classes": config.num_classes,
     }
-    own = {
+    own: dict[str, dict[str, Any]] = {
         "keras_io": {
             "embed_dim": config.embed_dim,
             "attention_dropout": config.attention_dropout_rate,
@@ -32,14 +32,14 @@ def keras_config(config: GCViTConfig, target: str) -> dict[str, Any]:
         },
         "gcvit_tf": {"dim": config.embed_dim, "attn_drop": config.attention_dropout_rate, "head_act": None},
     }
-    # The example's class lives in its user's program, who names it in custom_objects.
-    where = {
+    # The example's class is not in any package: the user passes it in custom_objects.
+    location: dict[str, dict[str, Any]] = {
         "keras_io": {"module": None, "registered_name": "GCViT"},
         "gcvit_tf": {"module": "gcvit.models.gcvit", "registered_name": "gcvit>GCViT"},
     }
     return {
         "class_name": "GCViT",
-        **where[target],
+        **location[target],
         "config": arguments | own[target],
         "build_config": {"input_shape": [1, *config.image_size, 3]},
     }

@@ -1,4 +1,4 @@
-"""Keras files: .keras and .weights.h5 of Keras 3, .h5 of Keras 2; read by h5py alone, links to other files refused."""
+"""Keras files, .keras and .weights.h5 of Keras 3 and .h5 of Keras 2, through h5py; links to other files are refused."""
 
 import contextlib
 import datetime
@@ -23,20 +23,20 @@ WEIGHTS_MEMBER = "model.weights.h5"
 CONFIG_MEMBER = "config.json"
 OPTIMIZER = re.compile(r"(^|/)optimizer/")
 
-_KERAS_VERSION = "3.0.2"  # The oldest with this layout, which later ones read.
+_KERAS_VERSION = "3.0.2"  # The oldest with this layout, which later versions read.
 _ROOTS = ("patch_embed", "levels", "norm", "head")
 _KERAS2_WEIGHTS = {"kernel": "weight", "depthwise_kernel": "weight", "gamma": "weight", "beta": "bias"}
 
 
 @contextlib.contextmanager
 def open_keras_zip(path: Path) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
-    """The tensors of a .keras file by dataset path, and its config.json; closed on leaving.
+    """The tensors of a .keras file by dataset path, and its config.json; the file is open inside the block.
 
     Raises:
-      UserError: a damaged archive or one that names paths outside itself.
+      UserError: the archive is damaged or names paths outside itself.
     """
     with open_zip(path) as archive, tempfile.TemporaryDirectory() as folder:
-        # h5py needs random access. Copying also checks the archive's checksum of every byte.
+        # h5py needs random access. Copying also verifies the archive's checksums.
         unpacked = Path(folder) / WEIGHTS_MEMBER
         try:
             with archive.open(WEIGHTS_MEMBER) as packed, unpacked.open("wb") as file:
@@ -50,12 +50,12 @@ def open_keras_zip(path: Path) -> Iterator[tuple[dict[str, Tensor], dict[str, An
 
 @contextlib.contextmanager
 def open_hdf5(path: Path, shown: Path) -> Iterator[tuple[dict[str, Tensor], bool]]:
-    """The tensors of an HDF5 file by name, and whether Keras 2 wrote it; messages call the file `shown`.
+    """The tensors of an HDF5 file by name, and whether Keras 2 wrote it; `shown` is its name in errors.
 
-    A Keras 2 file's tensors get the official names, "levels.0.blocks.0.attn.qkv.weight".
+    The tensors of a Keras 2 file get the official names, such as "levels.0.blocks.0.attn.qkv.weight".
 
     Raises:
-      UserError: a truncated file, or one that reads from other files.
+      UserError: the file is truncated, damaged or forged, or reads from other files.
     """
     try:
         file = h5py.File(path, "r")
@@ -72,14 +72,14 @@ def open_hdf5(path: Path, shown: Path) -> Iterator[tuple[dict[str, Tensor], bool
 
 
 def write_weights_h5(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes `tensors` by dataset path as Keras 3's save_weights does."""
+    """Writes `tensors`, by dataset path, as save_weights of Keras 3 does."""
     with h5py.File(path, "w") as file:
         for name, values in tensors.items():
             file.create_dataset(name, data=values)
 
 
 def write_keras_zip(path: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> None:
-    """Writes a .keras file: `tensors` by dataset path, and `config` as its config.json."""
+    """Writes a .keras file of `tensors`, by dataset path, with `config` as its config.json."""
     metadata = {
         "keras_version": _KERAS_VERSION,
         "date_saved": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d@%H:%M:%S"),
@@ -93,8 +93,9 @@ def write_keras_zip(path: Path, tensors: Mapping[str, np.ndarray], config: Mappi
 
 
 def _datasets(file: h5py.File, shown: Path) -> dict[str, h5py.Dataset]:
-    """Every dataset by its path. Links are looked at before they are followed, each object is visited once."""
-    datasets, visited, groups = {}, set(), [("", file)]
+    """Every dataset by its path; soft and external links are refused, and each object is visited once."""
+    datasets: dict[str, h5py.Dataset] = {}
+    visited, groups = set(), [("", file)]
     while groups:
         prefix, group = groups.pop()
         for name in group:
@@ -119,7 +120,7 @@ def _tensor(name: str, dataset: h5py.Dataset, shown: Path) -> Tensor:
     dtype = np.dtype(ml_dtypes.bfloat16) if bfloat16 else dataset.dtype
 
     def read() -> np.ndarray:
-        # Storage that was never written would read as zeros.
+        # Storage that was never allocated would be read as zeros.
         if dataset.chunks is None and dataset.id.get_storage_size() < dataset.nbytes:
             raise UserError(f"{shown}: {name} declares {dataset.shape} but holds no such values: fetch the file again")
         try:
@@ -131,23 +132,24 @@ def _tensor(name: str, dataset: h5py.Dataset, shown: Path) -> Tensor:
 
 
 def _without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the "layers/NAME/" that stands before every path where the network is a layer of another model."""
-    wrapper = re.compile(r"layers/[^/]+/(?=layers/|head/)|")
-    wrappers = {wrapper.match(name).group() for name in tensors if not OPTIMIZER.search(name)}
-    if len(wrappers) != 1:
+    """`tensors` without the prefix "layers/NAME/" that all have if the network is a layer of another model."""
+    wrapper = re.compile(r"layers/[^/]+/(?=layers/|head/)")
+    matches = [wrapper.match(name) for name in tensors if not OPTIMIZER.search(name)]
+    prefixes = {match.group() if match else "" for match in matches}
+    if len(prefixes) != 1:
         return tensors
-    return {name.removeprefix(*wrappers): tensor for name, tensor in tensors.items()}
+    return {name.removeprefix(*prefixes): tensor for name, tensor in tensors.items()}
 
 
 def _as_official(tensors: dict[str, Tensor], shown: Path) -> dict[str, Tensor]:
-    """Keras 2 names in the official spelling: "m/levels_0/blocks_1/attn/qkv/kernel:0" -> "levels.0.blocks.1...."."""
-    renamed = {}
+    """Keras 2 tensors under official names: "m/levels_0/blocks_1/norm1/beta:0" is "levels.0.blocks.1.norm1.bias"."""
+    renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer_weights/"):
             renamed[name.replace("optimizer_weights", "optimizer", 1)] = tensor
             continue
         parts = re.sub(r"_(?=\d+(/|$))", "/", name.removesuffix(":0")).split("/")
-        # The layer's group, the model's name and the weight's own path each may begin with a root: take the last.
+        # The path may repeat a root, in the layer's group and the model's name: the weight's own path has the last.
         starts = [place for place, part in enumerate(parts) if part in _ROOTS]
         parts = parts[starts[-1] :] if starts else parts
         parts[-1] = _KERAS2_WEIGHTS.get(parts[-1], parts[-1])

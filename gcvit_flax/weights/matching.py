@@ -1,28 +1,32 @@
-"""Names of one file against the table: which parameter of ours each tensor is, and what each is called there."""
+"""A file's tensor names matched with the table: the parameter that each tensor is, and each parameter's name there."""
 
 import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from gcvit_flax.errors import UserError
 from gcvit_flax.weights.names import KERAS_CLASSES, TABLE, Row
 from gcvit_flax.weights.tensors import Shape
 
 _INDICES = ("i", "j", "k")
-_GROUPS = {"level": "i", "block": "j", "feature": "k"}  # The classes of which a network has a list.
+_LISTS = {"level": "i", "block": "j", "feature": "k"}  # The classes of list members, and the index of each.
+
+_Match = tuple[str, Row, dict[str, Any]]  # The file's name, its row in the table, and the values of the placeholders.
 
 
 def match(shapes: Mapping[str, Shape], column: str) -> tuple[dict[str, tuple[str, Row]], list[str]]:
-    """Our name -> (the file's name, its row in the table) for `shapes`, a file's tensors, and the names left over.
+    """Our name -> (the file's name, its row in the table) for a file's tensors, and the names not in the table.
 
-    `column` is "official", "timm" or "keras"; in the last, classes may have any name: list members are told by
-    their position and shape.
+    `shapes` maps the file's names to shapes; `column` is "official", "timm" or "keras". Keras classes may have any
+    name: list members are identified by their position and shape.
 
     Raises:
       UserError: two tensors are the same parameter.
     """
-    found, unknown = [], []
+    found: list[_Match] = []
+    unknown = []
     for name in sorted(shapes):
         hits = [(row, hit) for row in TABLE if (hit := _pattern(getattr(row, column)).fullmatch(name))]
         if hits:
@@ -32,7 +36,7 @@ def match(shapes: Mapping[str, Shape], column: str) -> tuple[dict[str, tuple[str
             unknown.append(name)
     if column == "keras":
         _number_classes(found, shapes)
-    ours = {}
+    ours: dict[str, tuple[str, Row]] = {}
     for name, row, fields in found:
         parameter = row.ours.format(**_indices(fields))
         if parameter in ours:
@@ -59,8 +63,8 @@ def _name_in(family: str, column: str, parameter: str) -> tuple[str, Row]:
 
 
 @functools.cache
-def _pattern(template: str) -> re.Pattern:
-    """The table's `template` with its placeholders as named groups; a class and its suffix are one group."""
+def _pattern(template: str) -> re.Pattern[str]:
+    """A regular expression for `template`, with placeholders as named groups; a class and its suffix are one group."""
     parts = re.split(r"\{(\w+)\}", template)
     for place in range(1, len(parts), 2):
         field = parts[place]
@@ -76,35 +80,37 @@ def _indices(fields: Mapping[str, str]) -> dict[str, int]:
     return indices | {field: int(fields[f"next_{field}"]) - 1 for field in _INDICES if f"next_{field}" in fields}
 
 
-def _number_classes(found: Sequence[tuple[str, Row, dict]], shapes: Mapping[str, Shape]) -> None:
-    """Adds to each match's fields the index i, j or k of its level, block and query stage."""
-    members = defaultdict(dict)  # (kind, the level they are in) -> {class name: a size to order them by}
+def _number_classes(found: Sequence[_Match], shapes: Mapping[str, Shape]) -> None:
+    """Adds the indices i, j and k of the level, block and query stage to the fields of each match."""
+    # (kind, the level they are in) -> {class name: a size to order them by}
+    members: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for name, row, fields in found:
-        for group in _GROUPS.keys() & fields.keys():
-            parent = "" if group == "level" else fields["level"]
-            sizes = members[group, parent]
-            sizes.setdefault(fields[group], 0)
-            if group == "level" and row.ours.endswith("/norm1/scale"):
-                sizes[fields[group]] = shapes[name][0]  # Levels widen.
-            if group == "block" and row.ours.endswith("/attn/qkv/kernel"):
-                sizes[fields[group]] = -shapes[name][-1]  # Local blocks, which have queries, come first.
+        for kind in _LISTS.keys() & fields.keys():
+            parent = "" if kind == "level" else fields["level"]
+            sizes = members[kind, parent]
+            sizes.setdefault(fields[kind], 0)
+            if kind == "level" and row.ours.endswith("/norm1/scale"):
+                sizes[fields[kind]] = shapes[name][0]  # Each level is wider than the one before.
+            if kind == "block" and row.ours.endswith("/attn/qkv/kernel"):
+                sizes[fields[kind]] = -shapes[name][-1]  # Local blocks come first; their qkv includes queries.
     positions = {key: _positions(sizes) for key, sizes in members.items()}
     for _, _, fields in found:
-        for group in _GROUPS.keys() & fields.keys():
-            parent = "" if group == "level" else fields["level"]
-            fields[_GROUPS[group]] = positions[group, parent][fields[group]]
+        for kind in _LISTS.keys() & fields.keys():
+            parent = "" if kind == "level" else fields["level"]
+            fields[_LISTS[kind]] = positions[kind, parent][fields[kind]]
 
 
 def _positions(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Each list member's place: by its suffix, and by size where members of several classes share a suffix."""
-    suffixes = {name: re.fullmatch(r"(.+?)(?:_(\d+))?", name).groups() for name in sizes}
-    by_class = defaultdict(set)
-    for base, suffix in suffixes.values():
-        by_class[base].add(int(suffix or 0))
+    """The position of each list member: by its suffix, then by size if members of several classes share a suffix."""
+    suffix = re.compile(r"(?<=.)_(\d{1,9})\Z")
+    numbered = {name: int(hit.group(1)) if (hit := suffix.search(name)) else 0 for name in sizes}
+    by_class: dict[str, set[int]] = defaultdict(set)
+    for name, number in numbered.items():
+        by_class[suffix.sub("", name)].add(number)
     for base, numbers in by_class.items():
         if numbers != set(range(len(numbers))):
             raise UserError(
                 f"the layers {', '.join(sorted(sizes))} skip a number of {base}: expected all; save it again"
             )
-    ordered = sorted(sizes, key=lambda name: (int(suffixes[name][1] or 0), sizes[name]))
+    ordered = sorted(sizes, key=lambda name: (numbered[name], sizes[name]))
     return {name: place for place, name in enumerate(ordered)}

@@ -1,5 +1,6 @@
-"""Model folders: config.json beside an Orbax checkpoint of the parameters; opens with no other information."""
+"""Model folders: config.json beside an Orbax checkpoint of the parameters, which need nothing else to be loaded."""
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from gcvit_flax.atomic import replace_text
+from gcvit_flax.atomic import replace_text, replacing_folder
 from gcvit_flax.config import GCViTConfig, Preprocessing, as_pair
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
@@ -43,16 +44,17 @@ def save_model(
     provenance: Mapping[str, Any] | None = None,
     weights_licence: str | None = None,
 ) -> None:
-    """Writes `variables["params"]`, as float32, and all about `model` into the folder `path`, all or nothing.
+    """Writes `variables["params"]`, as float32, and the description of `model` into the folder `path`, all or nothing.
 
-    A model folder that is there already is replaced. Of several processes, call it in the first alone. gs:// paths go
-    through etils and are untested.
+    An earlier model folder is replaced. Of several processes, only one may call it. gs:// paths go through etils and
+    are untested.
 
     Raises:
       UserError: `path` holds something else, or the parameters or class names do not fit the model.
     """
     folder = _absolute(path)
-    if folder.exists() and not is_model_folder(folder):
+    exists = folder.exists()
+    if exists and not is_model_folder(folder):
         raise UserError(f"{path} exists and is not a model folder: choose another path or remove it")
     if model.fused:
         raise UserError("a model with fused parameters cannot be saved: save the original, and fuse it after loading")
@@ -60,7 +62,7 @@ def save_model(
     check_same_names_and_shapes(
         flat, parameter_shapes(model.config), "the parameters do not fit the model", "save them as is"
     )
-    # On the host, so that no sharding is stored.
+    # NumPy arrays, so that no sharding is stored.
     flat = {name: np.asarray(value, np.float32) for name, value in flat.items()}
     folder_config = make_folder_config(
         model,
@@ -70,27 +72,19 @@ def save_model(
         parameter_count=sum(value.size for value in flat.values()),
         checkpoint=_CHECKPOINT_PREFIX + uuid.uuid4().hex[:8],
     )
-    if folder.exists():
-        _write(folder, folder_config, flat)
-        return
-    partial = folder.parent / f".{folder.name}.partial"
-    partial.rmtree(missing_ok=True)
-    try:
-        _write(partial, folder_config, flat)
-        partial.rename(folder)
-    except BaseException:
-        partial.rmtree(missing_ok=True)
-        raise
+    # An earlier folder is updated in place, so that it can be loaded at any moment.
+    with contextlib.nullcontext(folder) if exists else replacing_folder(folder) as written:
+        _write(written, folder_config, flat)
 
 
 def _write(folder: epath.Path, folder_config: Mapping[str, Any], flat: Mapping[str, np.ndarray]) -> None:
-    """Adds a checkpoint to `folder`, then points config.json at it: replacing that one file is the commit."""
+    """Adds a checkpoint to `folder`, then points config.json to it: replacing that one file is the commit."""
     text = folder_config_text(folder_config)
     folder.mkdir(parents=True, exist_ok=True)
     save_params(folder / folder_config["checkpoint"], flat)
     replace_text(folder / FOLDER_CONFIG_NAME, text)
-    for other in folder.glob(f"{_CHECKPOINT_PREFIX}*"):
-        if other.name != folder_config["checkpoint"]:
+    for other in folder.iterdir():
+        if other.name.startswith(_CHECKPOINT_PREFIX) and other.name != folder_config["checkpoint"]:
             other.rmtree(missing_ok=True)
 
 
@@ -105,11 +99,11 @@ def load_model(
     pad_to_windows: bool | None = None,
     seed: int = 0,
 ) -> tuple[GCViT, dict[str, Any]]:
-    """The model in the folder `path` and its variables (float32, on the default device), adapted as asked.
+    """The model in the folder `path` and its variables (float32, on the default device), adapted as requested.
 
     Each change is logged. Another `image_size` (pixels, an int or (height, width)) resamples the relative position
-    bias tables to the windows that `resolve_config` gives it; another `num_classes` starts a new head from `seed`;
-    `reference` sets both of its settings. gs:// paths go through etils and are untested.
+    bias tables to the windows that `resolve_config` chooses; another `num_classes` gives a new head, drawn from
+    `seed`; `reference` sets both of its settings. gs:// paths go through etils and are untested.
 
     Raises:
       UserError: `path` is not a model folder or is damaged, or a change does not fit its weights.
@@ -124,7 +118,7 @@ def load_model(
         pad_to_windows=pad_to_windows,
     )
     flat = adapted_params(path, model.config, seed)
-    # One at a time, so that no parameter is in memory twice for long; jnp.asarray would take ten times as long.
+    # One at a time, so that not all parameters are in memory twice; jnp.asarray would take ten times as long.
     return model, {"params": unflatten({name: jax.device_put(flat.pop(name)) for name in list(flat)})}
 
 
@@ -137,7 +131,7 @@ def adapted_model(
     image_size: int | Sequence[int] | None = None,
     **changes: Any,
 ) -> GCViT:
-    """The model of the folder `path` with `load_model`'s changes, without reading its parameters.
+    """The model in the folder `path` with the changes of `load_model`; its parameters are not read.
 
     Raises:
       UserError: `path` is not a model folder, or a change does not fit its network.
@@ -153,10 +147,10 @@ def adapted_model(
 
 
 def adapted_params(path: epath.PathLike, config: GCViTConfig, seed: int) -> dict[str, np.ndarray]:
-    """The flat parameters of the folder `path`, on the host, made to fit `config`; each change is logged.
+    """The flat parameters in the folder `path`, as NumPy arrays, adapted to `config`; each change is logged.
 
     Raises:
-      UserError: `path` is not a model folder or is damaged, or its weights cannot be made to fit.
+      UserError: `path` is not a model folder or is damaged, or its weights cannot be adapted.
     """
     saved_config, _, flat = read_folder(path)
     flat, notes = adapt(flat, saved_config, config, seed=seed)
@@ -166,15 +160,22 @@ def adapted_params(path: epath.PathLike, config: GCViTConfig, seed: int) -> dict
 
 
 def read_folder(path: epath.PathLike) -> tuple[GCViTConfig, Preprocessing, dict[str, np.ndarray]]:
-    """What the folder `path` holds, as it is: configuration, preprocessing and flat parameters on the host.
+    """The content of the folder `path`: configuration, preprocessing and flat parameters as NumPy arrays.
 
     Raises:
       UserError: `path` is not a model folder or is damaged.
     """
     folder = _absolute(path)
     folder_config = read_folder_config(folder)
-    config, preprocessing = parse_folder_config(folder_config, folder / FOLDER_CONFIG_NAME)
-    return config, preprocessing, restore_params(folder / folder_config["checkpoint"], config)
+    while True:
+        config, preprocessing = parse_folder_config(folder_config, folder / FOLDER_CONFIG_NAME)
+        try:
+            return config, preprocessing, restore_params(folder / folder_config["checkpoint"], config)
+        except UserError:
+            before, folder_config = folder_config, read_folder_config(folder)
+            if folder_config["checkpoint"] == before["checkpoint"]:
+                raise
+            # The model was saved again, by a training run for example, which removed the earlier checkpoint.
 
 
 def _absolute(path: epath.PathLike) -> epath.Path:

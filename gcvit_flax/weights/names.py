@@ -1,16 +1,16 @@
 """The one table of parameter names: ours against the official release's, timm's and Keras 3's.
 
-Placeholders: {i} level, {j} block, {k} query stage, counted from 0; {next_i} and {next_k} are one more. In a Keras 3
-path a list member is named by its class and a suffix, {_i} "" or "_1" ...; the classes are {patch_embed}, {level},
-{block}, {feature}, {se} and {norm}, and differ between programs. A Keras 2 file has the official names once
-`keras_file` has respelled them.
+Placeholders: {i} is the level, {j} the block and {k} the query stage, counted from 0; {next_i} and {next_k} are one
+more. In a Keras 3 path, a member of a list is named by its class and a suffix: {_i}, {_j} and {_k} are "", "_1", "_2"
+and so on. The class names {patch_embed}, {level}, {block}, {feature}, {se} and {norm} differ between programs.
+`keras_file` gives the weights of Keras 2 files their official names.
 """
 
 from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """One parameter: its name here and in each family of files, and its kind, which decides the axes."""
+    """One parameter: its name here and in each family of files, and its kind, which determines the axes."""
 
     ours: str
     official: str
@@ -19,7 +19,7 @@ class Row(NamedTuple):
     kind: str  # "plain", "dense", "se", "conv", "depthwise" or "pointwise"; see tensors.py
 
 
-# The names of the classes in Keras 3 paths, program by program.
+# The class names in the Keras 3 paths of each program.
 KERAS_CLASSES = {
     "keras_io": {
         "patch_embed": "patch_embed",
@@ -59,8 +59,8 @@ def _mbconv(ours: str, official: str, timm: str, keras: str) -> list[Row]:
 
 
 def _reduce_size(ours: str, official: str, timm: str, keras: str) -> list[Row]:
-    def same(name, kind, **options):
-        return _layer(f"{ours}/{name}", f"{official}.{name}", f"{timm}.{name}", f"{keras}/{name}", kind, **options)
+    def same(name: str, kind: str, bias: bool = True) -> list[Row]:
+        return _layer(f"{ours}/{name}", f"{official}.{name}", f"{timm}.{name}", f"{keras}/{name}", kind, bias)
 
     return [
         *same("norm1", "plain"),
@@ -74,7 +74,7 @@ def _block() -> list[Row]:
     ours, official, timm = "levels_{i}/blocks_{j}", "levels.{i}.blocks.{j}", "stages.{i}.blocks.{j}"
     keras = "layers/{level}{_i}/blocks/{block}{_j}"
 
-    def same(name, kind):
+    def same(name: str, kind: str) -> list[Row]:
         dotted = name.replace("/", ".")
         return _layer(f"{ours}/{name}", f"{official}.{dotted}", f"{timm}.{dotted}", f"{keras}/{name}", kind)
 

@@ -1,4 +1,4 @@
-"""Parameters as an Orbax checkpoint, written and read by one process alone."""
+"""Parameters as an Orbax checkpoint, which each process writes or reads on its own."""
 
 import logging
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError, summarize_error
 from gcvit_flax.weights.tree import check_same_names_and_shapes, flatten, parameter_shapes, unflatten
 
-# What Orbax logs of checkpoints without a score, and of errors that it raises as well.
+# What Orbax logs about checkpoints without a metric, and about errors that it also raises.
 _NOISE = ("tracked_metric", "_SignalingThread.run() raised")
 logging.getLogger("absl").addFilter(lambda record: not any(noise in record.getMessage() for noise in _NOISE))
 
 
 def save_params(checkpoint: epath.Path, flat: Mapping[str, np.ndarray]) -> None:
-    """Writes flat parameters into the new folder `checkpoint`, all or nothing.
+    """Writes the flat parameters into the new folder `checkpoint`, all or nothing.
 
     Raises:
       UserError: (a ValueError) they cannot be written.
@@ -26,15 +26,16 @@ def save_params(checkpoint: epath.Path, flat: Mapping[str, np.ndarray]) -> None:
     try:
         with _checkpointer() as checkpointer:
             checkpointer.save(checkpoint, args=ocp.args.PyTreeSave(unflatten(flat)))
-    except Exception as error:  # A full disk has many types here: OSError, or TensorStore's ValueError.
-        for partial in checkpoint.parent.glob(f"{checkpoint.name}*"):
-            partial.rmtree(missing_ok=True)
+    except Exception as error:  # A full disk raises OSError here, or TensorStore's ValueError.
+        for path in checkpoint.parent.iterdir():
+            if path.name.startswith(checkpoint.name):  # Orbax's temporary folder has a suffix.
+                path.rmtree(missing_ok=True)
         folder, reason = checkpoint.parent, summarize_error(error)
         raise UserError(f"the model cannot be written to {folder} ({reason}): make room or choose another") from error
 
 
 def restore_params(checkpoint: epath.Path, config: GCViTConfig) -> dict[str, np.ndarray]:
-    """The flat parameters in the folder `checkpoint`, on the host.
+    """The flat parameters in the folder `checkpoint`, as NumPy arrays.
 
     Raises:
       UserError: (a ValueError) they are missing or damaged, or not those of a network of this `config`.
@@ -46,23 +47,23 @@ def restore_params(checkpoint: epath.Path, config: GCViTConfig) -> dict[str, np.
             stored = checkpointer.metadata(checkpoint).item_metadata
         except FileNotFoundError:
             stored = None
-        if stored is None:  # Orbax's answer where its own metadata does not parse.
+        if stored is None:  # Orbax returns None if it cannot parse its own metadata.
             raise UserError(f"{checkpoint} is missing or damaged: {advice}")
         what = f"{checkpoint} does not fit its config.json"
         check_same_names_and_shapes(flatten(stored.tree), expected, what, advice)
         try:
-            # Saved from NumPy arrays, they come back as such, whatever devices are here.
+            # They were saved from NumPy arrays and are restored as such, whatever devices are present.
             return flatten(checkpointer.restore(checkpoint))
-        except Exception as error:  # TensorStore raises many types for files that are gone or cut short.
+        except Exception as error:  # TensorStore raises many types for missing or truncated files.
             raise UserError(f"{checkpoint} is missing or damaged ({summarize_error(error)}): {advice}") from error
 
 
 def _checkpointer() -> ocp.Checkpointer:
-    # Without the options Orbax waits for the other processes.
-    me = jax.process_index()
+    # Without these options Orbax would wait for the other processes.
+    process = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"model_folder_{me}"
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"model_folder_{process}"
     )
-    # Weights hardly compress, and trying costs more time and memory than all else.
+    # Weights hardly compress, and compressing would take most of the time and memory.
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=options)
     return ocp.Checkpointer(handler, multiprocessing_options=options)

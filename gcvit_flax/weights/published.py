@@ -1,8 +1,8 @@
-"""The weight files that others published: one table of names, addresses, and what is known to check them by."""
+"""The published weight files: one table of names, addresses and known sizes and digests."""
 
 from typing import NamedTuple
 
-LICENCE = "CC-BY-NC-SA-4.0"  # NVIDIA's, of the weights that all of these are or were ported from.
+LICENSE = "CC-BY-NC-SA-4.0"  # NVIDIA's license of its weights; all files here are these or ports of them.
 
 _NVIDIA = "https://huggingface.co/nvidia/GCViT/resolve/main"
 _GCVIT_TF = "https://github.com/awsaf49/gcvit-tf/releases/download"
@@ -20,7 +20,7 @@ class Published(NamedTuple):
 _RELEASES = ("xxtiny", "xtiny", "tiny", "tiny2", "small", "small2", "base", "large")
 
 PUBLISHED = {
-    # A variant's own name is the file of the Keras example for xxtiny, else NVIDIA's.
+    # A variant's own name stands for NVIDIA's file; gcvit_xxtiny for the one that the Keras example loads.
     "gcvit_xxtiny": Published(f"{_GCVIT_TF}/v1.1.6/gcvitxxtiny.keras", size=48_767_519),
     **{f"gcvit_{name}": Published(f"{_NVIDIA}/gcvit_1k_{name}.pth.tar") for name in _RELEASES[1:]},
     "gcvit_large_384": Published(f"{_NVIDIA}/gcvit_21k_large_384.pth.tar"),
@@ -31,7 +31,7 @@ PUBLISHED = {
         f"gcvit-tf/gcvit_{name}": Published(f"{_GCVIT_TF}/v1.1.1/gcvit_{name}_weights.h5")
         for name in ("xxtiny", "xtiny", "tiny", "small", "base", "large")
     },
-    # timm puts the first eight digits of the digest into the file's name.
+    # timm's file names contain the first eight digits of the digest.
     **{
         f"timm/gcvit_{name}": Published(f"{_TIMM}/gcvit_{name}_224_nvidia-{digest}.pth", sha256=digest)
         for name, digest in {

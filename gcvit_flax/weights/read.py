@@ -1,8 +1,9 @@
-"""An open weight file to our configuration and flat parameters, strictly: every tensor used once, every one filled."""
+"""An open weight file to our configuration and flat parameters; every tensor must be used, every parameter filled."""
 
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from gcvit_flax.weights.recognize import WeightFile
 from gcvit_flax.weights.tensors import check_dtypes, shape_as_ours, to_ours
 from gcvit_flax.weights.tree import check_same_names_and_shapes, listing, parameter_shapes
 
-# A .keras file's constructor arguments that the shapes do not show, and our fields.
+# Constructor arguments in a .keras file that shapes do not show, and our fields.
 _SETTINGS = {
     "drop_rate": "dropout_rate",
     "attn_drop": "attention_dropout_rate",
@@ -30,12 +31,12 @@ Names = Mapping[str, tuple[str, Row]]
 
 
 def read_config(weight_file: WeightFile, path: Path, image_size: Size | None) -> tuple[GCViTConfig, Names]:
-    """The configuration that the names and shapes in `weight_file` give, and our name -> (the file's, its row).
+    """The configuration that follows from the names and shapes in `weight_file`, and our name -> (the file's, its row).
 
-    `image_size`, (height, width) in pixels, decides where the weights leave two.
+    `image_size`, (height, width) in pixels, decides if the weights leave two.
 
     Raises:
-      UserError: missing or unexpected tensors, other shapes or dtypes, listed sorted by the file's names.
+      UserError: missing, unexpected or misshapen tensors, listed by the file's names, or a wrong dtype.
     """
     shapes = {name: tensor.shape for name, tensor in weight_file.tensors.items()}
     names, unknown = match(shapes, weight_file.column)
@@ -43,9 +44,9 @@ def read_config(weight_file: WeightFile, path: Path, image_size: Size | None) ->
     config = infer_config(ours, image_size=image_size, stored_size=weight_file.image_size)
     expected = parameter_shapes(config)
 
-    labels = names_in(weight_file.family, expected.keys() - names.keys())
-    labels = {name: label for name, (label, _) in {**labels, **names}.items()}
-    found = {labels[name]: np.broadcast_to(np.float32(0), shape) for name, shape in ours.items()}
+    missing = names_in(weight_file.family, expected.keys() - names.keys())
+    labels = {name: label for name, (label, _) in {**missing, **names}.items()}
+    found: dict[str, Any] = {labels[name]: np.broadcast_to(np.float32(0), shape) for name, shape in ours.items()}
     found |= {name: weight_file.tensors[name] for name in unknown}
     wanted = {labels[name]: leaf for name, leaf in expected.items()}
     check_same_names_and_shapes(found, wanted, f"{path} is not one whole GCViT", "give a complete, unmodified file")
@@ -56,12 +57,13 @@ def read_config(weight_file: WeightFile, path: Path, image_size: Size | None) ->
 def read_parameters(
     weight_file: WeightFile, path: Path, names: Names, *, allow_nonfinite: bool
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Our flat float32 parameters, and a line for each thing that was done to the values.
+    """Our flat float32 parameters, and a line for each change or peculiarity of the values.
 
     Raises:
       UserError: NaN or infinity, unless `allow_nonfinite`; values that cannot be read.
     """
-    flat, half, nonfinite = {}, [], []
+    flat: dict[str, np.ndarray] = {}
+    half, nonfinite = [], []
     for name, (label, row) in names.items():
         tensor = weight_file.tensors[label]
         values = to_ours(tensor.read(), row.kind, weight_file.torch)
@@ -80,11 +82,11 @@ def read_parameters(
 
 
 def _with_settings(config: GCViTConfig, weight_file: WeightFile, path: Path) -> GCViTConfig:
-    """`config` with what shapes do not show: a .keras file's own arguments, else the variant's drop path."""
+    """`config` with the settings that shapes do not show: those in a .keras file, else the variant's drop path rate."""
     pooling = weight_file.settings.get("global_pool", "avg")
     if pooling != "avg":
         raise UserError(f"{path} pools with global_pool={pooling!r}: only models with 'avg' can be converted")
-    known = {
+    known: dict[str, Any] = {
         field: value
         for argument, field in _SETTINGS.items()
         if isinstance(value := weight_file.settings.get(argument), int | float) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""What a weight file is, told from its content and never from its name."""
+"""The kind of a weight file, recognized by its content and never by its name."""
 
 import contextlib
 import dataclasses
@@ -18,10 +18,10 @@ from gcvit_flax.weights.torch_file import open_torch
 
 WEIGHT_FILE_TYPES = ".keras, .weights.h5, .h5, .pth, .pth.tar or .safetensors"
 
-# Parts of a file that are known and are not parameters of the network.
+# Known parts of a file that are not parameters of the network.
 _KNOWN_BUFFERS = ("relative_position_index", "seed_generator")
 
-_PARALLEL = "module."  # Before every name of a network that PyTorch trained on several devices.
+_PARALLEL = "module."  # The prefix of all names if PyTorch trained the network on several devices.
 
 _OTHER_MODELS = (
     ("a Swin Transformer", "layers.0.blocks.0.attn.relative_position_bias_table"),
@@ -42,38 +42,39 @@ _OTHER_MODELS = (
 
 @dataclasses.dataclass(frozen=True)
 class WeightFile:
-    """An open weight file: its tensors by name, what it is, and what it says of itself."""
+    """An open weight file: its kind, its tensors by name, and its own description of the network."""
 
     container: str  # In words, for the report.
     family: str  # "official", "timm", "keras_io", "gcvit_tf", "keras_subclass" or "keras2".
     tensors: Mapping[str, Tensor]
-    skipped: tuple[str, ...]  # Known parts of the file that are not parameters.
+    skipped: tuple[str, ...]  # Names of known tensors that are not parameters.
     settings: Mapping[str, Any]  # The network's constructor arguments in a .keras file, else empty.
     image_size: Size | None
 
     @property
     def column(self) -> str:
-        """The column of the table of names that its tensors' names are in."""
+        """The column of the table of names that has the names of its tensors."""
         return {"official": "official", "keras2": "official", "timm": "timm"}.get(self.family, "keras")
 
     @property
     def torch(self) -> bool:
-        """Whether its tensors have PyTorch's order of axes."""
+        """Whether its tensors have the axes in PyTorch's order."""
         return self.family in ("official", "timm")
 
 
 @contextlib.contextmanager
 def open_weight_file(path: Path, *, ema: bool = False) -> Iterator[WeightFile]:
-    """The weight file at `path`, whatever its family; tensors can be read until it is closed on leaving.
+    """The weight file at `path`, of any family; its tensors can be read inside the block.
 
     Raises:
-      UserError: no weight file, a damaged one, another model's, or `ema` for a file without averaged weights.
+      UserError: `path` is not a weight file, is damaged, holds another model or, with `ema`, no averaged weights.
     """
     container = _container(path)
     if ema and container != "PyTorch":
         raise UserError(f"{path} is a {container} file, which holds one set of weights: leave --ema out")
     with contextlib.ExitStack() as stack:
-        config, keras2 = {}, False
+        config: dict[str, Any] = {}
+        keras2 = False
         if container == "Keras 3 .keras":
             tensors, config = stack.enter_context(open_keras_zip(path))
         elif container == "HDF5":
@@ -99,8 +100,11 @@ def _container(path: Path) -> str:
         raise UserError(f"{path} is a folder: expected a weight file; to write a model folder as one, pass --to")
     if not path.is_file():
         raise UserError(f"{path} is not a file: expected weights ({WEIGHT_FILE_TYPES}), a URL or a published name")
-    with path.open("rb") as file:
-        start = file.read(16)
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:  # It may have been removed since, or be unreadable.
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): expected a weight file") from error
     if start[:4] == b"PK\x03\x04":
         with open_zip(path) as archive:
             return _zip_container(path, archive)
@@ -145,8 +149,8 @@ def _family(path: Path, tensors: Mapping[str, Tensor], keras2: bool) -> str:
 
 
 def _network(config: dict[str, Any]) -> dict[str, Any]:
-    """The network's own part of a .keras file's config.json: inside the model that wraps it, or all of it."""
-    nodes = [config]
+    """The part of a .keras file's config.json that describes the network, which another model may wrap."""
+    nodes: list[Any] = [config]
     while nodes:
         node = nodes.pop()
         if isinstance(node, dict):
@@ -160,7 +164,7 @@ def _network(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _build_size(network: Mapping[str, Any]) -> Size | None:
-    """The (height, width) that the network was built with, where a .keras file says."""
+    """The (height, width) for which the network was built, if a .keras file states it."""
     build = network.get("build_config")
     shape = build.get("input_shape") if isinstance(build, dict) else None
     if isinstance(shape, list) and len(shape) == 4 and all(type(side) is int and side > 0 for side in shape[1:3]):

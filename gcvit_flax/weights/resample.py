@@ -14,8 +14,8 @@ TABLE = "attn/relative_position_bias_table"
 def resample_table(table: np.ndarray, window: Size, new_window: Size) -> np.ndarray:
     """A bias table ((2wh-1)(2ww-1), h) of `window` for `new_window`, both (height, width) in tokens.
 
-    Each head's plane of offsets is resized on its own: bicubic (a = -0.5), half-pixel centres, no antialiasing.
-    Windows of the same size give the same table back, untouched.
+    Each head's plane of offsets is resized on its own: bicubic (a = -0.5), half-pixel centers, no antialiasing.
+    The table itself is returned for windows of the same size.
     """
     if window == new_window:
         return table

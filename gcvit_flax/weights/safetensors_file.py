@@ -1,4 +1,4 @@
-"""safetensors files, through their own library."""
+"""safetensors files, read and written by the safetensors library."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -23,9 +23,13 @@ _DTYPES = {
 
 @contextlib.contextmanager
 def open_safetensors(path: Path) -> Iterator[dict[str, Tensor]]:
-    """The tensors of a safetensors file by name; UserError if it is damaged."""
+    """The tensors of a safetensors file by name.
+
+    Raises:
+      UserError: the file is damaged.
+    """
     try:
-        # Opening checks that every declared shape lies inside the file.
+        # Opening checks that every declared tensor lies inside the file.
         file = safetensors.safe_open(path, "numpy")
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} is a truncated or damaged safetensors file ({error}): fetch it again") from None
@@ -35,14 +39,14 @@ def open_safetensors(path: Path) -> Iterator[dict[str, Tensor]]:
 
 def _tensor(file: safetensors.safe_open, name: str) -> Tensor:
     declared = file.get_slice(name)
-    # A type that no weight has is void of the same name, for the check of types to refuse.
+    # check_dtypes refuses void, which stands for all types that weights cannot have.
     dtype = _DTYPES.get(declared.get_dtype(), np.dtype(np.void))
     return Tensor(tuple(declared.get_shape()), dtype, lambda: file.get_tensor(name))
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes contiguous `tensors` with `metadata`, to which PyTorch's loaders want "format": "pt"."""
+    """Writes contiguous `tensors` with `metadata` and "format": "pt", which PyTorch's loaders expect."""
     path.touch()
     mode = path.stat().st_mode
     safetensors.numpy.save_file(dict(tensors), path, metadata={"format": "pt", **metadata})
-    path.chmod(mode)  # The library makes files that only their owner can read.
+    path.chmod(mode)  # The library creates files that only their owner can read.

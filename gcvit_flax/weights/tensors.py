@@ -1,4 +1,4 @@
-"""Tensors as they stand in a file, and the order of axes in each family of files.
+"""Tensors in a file, and the order of axes in each family of files.
 
 | kind | ours | PyTorch | Keras |
 |---|---|---|---|
@@ -10,7 +10,7 @@
 | pointwise | (in, out) | (out, in, 1, 1) | (1, 1, in, out) |
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import ml_dtypes
@@ -25,7 +25,7 @@ _FLOATS = tuple(np.dtype(name) for name in (np.float32, np.float16, ml_dtypes.bf
 
 
 class Tensor(NamedTuple):
-    """A tensor in a file: what the file declares of it, and `read`, which fetches its values."""
+    """A tensor in a file: its declared shape and dtype, and `read`, which fetches its values."""
 
     shape: Shape
     dtype: np.dtype
@@ -33,14 +33,14 @@ class Tensor(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """The bytes that the values take, from the declared shape alone."""
+        """The size of the values in bytes, by the declared shape."""
         size = self.dtype.itemsize
         for side in self.shape:
             size *= side
         return size
 
 
-def check_dtypes(tensors: dict[str, Tensor]) -> None:
+def check_dtypes(tensors: Mapping[str, Tensor]) -> None:
     """Raises UserError if a tensor is neither float32 nor half precision."""
     wrong = sorted(f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in _FLOATS)
     if wrong:
@@ -50,10 +50,10 @@ def check_dtypes(tensors: dict[str, Tensor]) -> None:
         )
 
 
-def check_total_size(tensors: dict[str, Tensor], file_size: int, path: object) -> None:
+def check_total_size(tensors: Mapping[str, Tensor], file_size: int, path: object) -> None:
     """Raises UserError if the tensors declare far more bytes than the file has, before anything is allocated.
 
-    Four times the size leaves room for compressed files.
+    Up to four times the file's size is accepted, to leave room for compression.
     """
     declared = sum(tensor.nbytes for tensor in tensors.values())
     if declared > 4 * file_size:
@@ -65,7 +65,7 @@ def check_total_size(tensors: dict[str, Tensor], file_size: int, path: object) -
 
 
 def to_ours(array: np.ndarray, kind: str, torch: bool) -> np.ndarray:
-    """A view of `array`, from a PyTorch or Keras file, with our axes; a rank that cannot be right is left as it is."""
+    """A view of `array`, from a PyTorch or Keras file, with our axes; an array of the wrong rank is left unchanged."""
     if kind == "plain":
         return array
     if torch and array.ndim == 2:
@@ -91,5 +91,5 @@ def from_ours(array: np.ndarray, kind: str, family: str) -> np.ndarray:
 
 
 def shape_as_ours(shape: Shape, kind: str, torch: bool) -> Shape:
-    """The shape that `to_ours` gives, without an array."""
+    """The shape that `to_ours` gives an array of `shape`."""
     return to_ours(np.broadcast_to(np.float32(0), shape), kind, torch).shape

@@ -1,7 +1,7 @@
-"""PyTorch's files (torch.save): a pickle in a zip archive, read without PyTorch and without running anything.
+"""Files of torch.save: a pickle in a zip archive, read without PyTorch and without running code of the file.
 
-The unpickler resolves no name of the file to anything importable: a handful of tensor constructors have stand-ins
-here, and every other class or function becomes an inert placeholder.
+The unpickler imports nothing that the file names: the constructors of tensors are replaced by functions of this module,
+and every other class or function by an inert placeholder.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import numpy as np
 
 from gcvit_flax.errors import UserError
 from gcvit_flax.weights.archive import BAD_ZIP, open_zip
-from gcvit_flax.weights.tensors import Tensor, check_total_size
+from gcvit_flax.weights.tensors import Shape, Tensor, check_total_size
 
 _STORAGES = {
     "DoubleStorage": np.dtype(np.float64),
@@ -31,7 +31,7 @@ _STORAGES = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
-# Placeholders are inert whatever they are called. A file that names one of these is not worth reading further.
+# Placeholders make these harmless, but a file that names one of them is an attack and is refused.
 _ATTACKS = {
     "os",
     "posix",
@@ -61,7 +61,7 @@ def open_torch(path: Path, *, ema: bool) -> Iterator[dict[str, Tensor]]:
     `ema` takes "state_dict_ema", the averaged weights, in place of "state_dict".
 
     Raises:
-      UserError: a damaged file, one that tries to run code, or one without a state dict.
+      UserError: the file is damaged, tries to run code or has no state dict.
     """
     with open_zip(path) as archive:
         reader = _Reader(path, archive)
@@ -85,7 +85,7 @@ def _state_dict(content: Any, path: Path, ema: bool) -> Mapping[str, Any]:
 
 
 class _Reader(pickle.Unpickler):
-    def __init__(self, path: Path, archive: zipfile.ZipFile):
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self.path, self.archive = path, archive
         self.root = next(name for name in archive.namelist() if name.endswith("data.pkl")).removesuffix("data.pkl")
         if f"{self.root}byteorder" in archive.namelist() and self._member("byteorder") != b"little":
@@ -124,7 +124,7 @@ class _Reader(pickle.Unpickler):
         _, kind, key, *_ = pid
         return _Storage(_STORAGES[kind], str(key))
 
-    def _rebuild_tensor(self, storage: _Storage, offset: int, shape: tuple, strides: tuple, *_) -> Tensor:
+    def _rebuild_tensor(self, storage: _Storage, offset: int, shape: Shape, strides: Shape, *_: Any) -> Tensor:
         numbers = (offset, *shape, *strides)
         if not all(isinstance(number, int) and number >= 0 for number in numbers) or len(shape) != len(strides):
             raise pickle.UnpicklingError(f"a tensor with offset {offset}, shape {shape} and strides {strides}")
@@ -135,7 +135,7 @@ class _Reader(pickle.Unpickler):
 
         return Tensor(shape, storage.dtype, read)
 
-    def _read(self, storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
+    def _read(self, storage: _Storage, offset: int, shape: Shape, strides: Shape) -> np.ndarray:
         values = self._member(f"data/{storage.key}")
         itemsize = storage.dtype.itemsize
         last = offset + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
@@ -146,9 +146,9 @@ class _Reader(pickle.Unpickler):
 
 
 def _placeholder(base: type) -> type:
-    """A new subclass of `base` that ignores a pickle's state; new each time, so that none can change another."""
+    """A new subclass of `base` that ignores a pickle's state; none is shared, so that a file cannot change another."""
 
-    def ignore(*args, **kwargs):
+    def ignore(*args: Any, **kwargs: Any) -> None:
         return None
 
     if base is dict:

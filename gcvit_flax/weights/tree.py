@@ -1,4 +1,4 @@
-"""Parameter trees as flat tables, "levels_0/blocks_1/attn/qkv/kernel" -> array, and the strict comparison of two."""
+"""Parameter trees as flat dicts, "levels_0/blocks_1/attn/qkv/kernel" -> array, and the strict comparison of two."""
 
 import dataclasses
 import functools
@@ -14,8 +14,8 @@ from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.model.init import abstract_params
 
-# Fields that no parameter's shape depends on.
-_SHAPELESS = {
+# Defaults of the fields on which no parameter's shape depends, so that _shapes is cached for any value of them.
+_SHAPELESS: dict[str, Any] = {
     "dropout_rate": 0.0,
     "attention_dropout_rate": 0.0,
     "drop_path_rate": 0.0,
@@ -23,7 +23,7 @@ _SHAPELESS = {
     "relative_position_bias": "per_head",
     "query_pool_padding": "-inf",
 }
-_SHOWN = 20  # Names in one error message; an unrelated file would fill screens.
+_SHOWN = 20  # Names in one error message; those of an unrelated file could fill screens.
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,10 +37,10 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parameter_shapes(config: GCViTConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Name -> shape and dtype of each parameter of `config`'s network, without computing any."""
-    # Blocks alternate between two kinds, so two of each level stand for all: tracing every one would take seconds.
-    shapes = _shapes(dataclasses.replace(config, depths=[min(depth, 2) for depth in config.depths], **_SHAPELESS))
-    repeated = {}
+    """Name -> shape and dtype of each parameter of `config`'s network; nothing is computed."""
+    # Blocks alternate between two kinds, so two per level stand for all of them: tracing every one would take seconds.
+    shapes = _shapes(dataclasses.replace(config, depths=tuple(min(depth, 2) for depth in config.depths), **_SHAPELESS))
+    repeated: dict[str, jax.ShapeDtypeStruct] = {}
     for level, depth in enumerate(config.depths):
         for block in range(2, depth):
             like, prefix = f"levels_{level}/blocks_{block % 2}/", f"levels_{level}/blocks_{block}/"
@@ -56,9 +56,9 @@ def _shapes(config: GCViTConfig) -> Mapping[str, jax.ShapeDtypeStruct]:
 
 
 def check_same_names_and_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], what: str, advice: str) -> None:
-    """Raises UserError unless both tables (name -> anything with a shape) have the same names and shapes.
+    """Raises UserError unless `found` and `expected` (name -> anything with a shape) have the same names and shapes.
 
-    The error begins with `what`, lists missing and unexpected names and other shapes, sorted, and ends with `advice`.
+    The error begins with `what`, lists the missing, unexpected and misshapen names, sorted, and ends with `advice`.
     """
     both = sorted(found.keys() & expected.keys())
     other = [
@@ -77,7 +77,7 @@ def check_same_names_and_shapes(found: Mapping[str, Any], expected: Mapping[str,
 
 
 def listing(names: Iterable[str]) -> str:
-    """Names for a message, comma-separated, the first few where there are many."""
+    """Names for a message, comma-separated; of many, only the first."""
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""The logits of a converted model for an image or for stored inputs, to hold against another program's."""
+"""The logits of a converted model for an image or for stored inputs, to compare with another program's."""
 
 import os
 from pathlib import Path
@@ -11,23 +11,23 @@ from gcvit_flax.weights.classes import best_classes
 from gcvit_flax.weights.folder_config import class_names, read_folder_config
 from gcvit_flax.weights.model_folder import load_model
 
-_SHOWN = 10  # Logits printed of each image.
+_SHOWN = 10  # Logits printed per image.
 _TOP = 5
 
 
-def verify(folder: str | os.PathLike, inputs: str | os.PathLike) -> str:
-    """The first logits and the five best classes that the model in `folder` gives for `inputs`, in lines.
+def verify(folder: str | os.PathLike[str], inputs: str | os.PathLike[str]) -> str:
+    """The first logits and the five best classes of the model in `folder` for `inputs`, one line each.
 
-    `inputs` is an image file, or an .npz with "images" (B, H, W, 3), float32 and already normalised.
+    `inputs` is an image file, or an .npz with float32, normalized "images" (B, H, W, 3).
 
     Raises:
-      UserError: inputs that are neither, or of a shape that the model does not take.
+      UserError: `inputs` is neither, or its images have a shape that the model does not accept.
     """
     model, variables = load_model(folder)
     if Path(inputs).suffix == ".npz":
         images = _stored_images(Path(inputs))
     else:
-        from gcvit_flax.data.decode import preprocess  # Decoders are heavy, and most conversions need none.
+        from gcvit_flax.data.preprocess import preprocess  # Slow to import, and most conversions need no images.
 
         images = preprocess([inputs], model)
     logits = np.asarray(jax.jit(model.apply)(variables, images))

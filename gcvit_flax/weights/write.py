@@ -1,16 +1,18 @@
-"""Model folder to weight file: the same tensors under another program's names, axes and container."""
+"""Model folder to weight file: the same tensors with another program's names, axes and container."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from gcvit_flax.atomic import replacing_file
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.attention import relative_position_index
+from gcvit_flax.references import FORWARD_PASSES
 from gcvit_flax.variants import resolve_config, variant_name
-from gcvit_flax.weights.conversion_report import FAMILIES, FORWARD_PASSES
+from gcvit_flax.weights.conversion_report import FAMILIES
 from gcvit_flax.weights.convert import check_dest
 from gcvit_flax.weights.keras_config import keras_config
 from gcvit_flax.weights.keras_file import write_keras_zip, write_weights_h5
@@ -20,45 +22,43 @@ from gcvit_flax.weights.safetensors_file import write_safetensors
 from gcvit_flax.weights.tensors import from_ours
 
 TARGETS = ("keras_io", "gcvit_tf", "official", "timm")
-_QUERY_STAGES = (3, 2, 0, 0)  # What every other implementation builds.
+_QUERY_STAGES = (3, 2, 0, 0)  # All that the other implementations build.
 _KERAS_SUFFIXES = (".keras", ".weights.h5")
 
 
 def write_weights(
-    folder: str | os.PathLike,
-    dest: str | os.PathLike,
+    folder: str | os.PathLike[str],
+    dest: str | os.PathLike[str],
     target: str,
     *,
     reference: str | None = None,
     force: bool = False,
 ) -> str:
-    """Writes the model folder `folder` as the weight file `dest` of `target`, one of TARGETS; returns a report.
+    """Writes the model folder `folder` as the weight file `dest` for `target`, one of TARGETS; returns a report.
 
-    `reference` reads the folder as that forward pass; `force` replaces `dest`, all or nothing.
+    `reference` replaces the folder's own; `force` replaces `dest`, all or nothing.
 
     Raises:
-      UserError: a configuration that `target` cannot express, a `dest` of another type or that exists.
+      UserError: `target` cannot express the configuration, or `dest` has a wrong type or exists.
     """
     dest = Path(dest)
     check_dest(dest, force)
     suffixes = _KERAS_SUFFIXES if target in ("keras_io", "gcvit_tf") else (".safetensors",)
     if not dest.name.endswith(suffixes):
-        raise UserError(f"{dest} has another type than {target} files: end its name in {' or '.join(suffixes)}")
+        raise UserError(f"{dest} does not have the type of {target} files: end its name in {' or '.join(suffixes)}")
     config, _, flat = read_folder(folder)
     config = resolve_config(config, reference=reference)
     check_expressible(config, target)
     tensors = _tensors(flat, config, target)
-    licence = read_folder_config(folder)["weights_licence"]
-
-    def write(path: Path) -> None:
+    weights_license = read_folder_config(folder)["weights_licence"]
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(dest) as draft:
         if target in ("official", "timm"):
-            write_safetensors(path, tensors, {"licence": licence} if licence else {})
+            write_safetensors(Path(draft), tensors, {"licence": weights_license} if weights_license else {})
         elif dest.name.endswith(".keras"):
-            write_keras_zip(path, tensors, keras_config(config, target))
+            write_keras_zip(Path(draft), tensors, keras_config(config, target))
         else:
-            write_weights_h5(path, tensors)
-
-    _write_whole(dest, write)
+            write_weights_h5(Path(draft), tensors)
     return _report(dest, target, config, tensors)
 
 
@@ -67,19 +67,18 @@ def check_expressible(config: GCViTConfig, target: str) -> None:
     flattened = config.relative_position_bias == "flattened"
     rounded = [dim for dim in config.dims if (dim // 4) % 8]
     problems = {
-        f"query stages {config.query_stages}, it builds {_QUERY_STAGES}": config.query_stages != _QUERY_STAGES,
-        f"windows {config.window_size}, it has square ones": any(
+        f"query stages {config.query_stages}, it always builds {_QUERY_STAGES}": config.query_stages != _QUERY_STAGES,
+        f"windows {config.window_size}, it has only square ones": any(
             height != width for height, width in config.window_size
         ),
-        "a flattened position bias, it has one a head (give --reference if these weights are not meant for it)": (
+        "a flattened position bias, it has one per head (give --reference if these weights are not meant for it)": (
             flattened and target != "keras_io"
         ),
         f"qk_scale {config.qk_scale}, it has none": config.qk_scale is not None and target == "timm",
         "no head (num_classes=0), it has one: load it with num_classes=N and save it first": (
             not config.num_classes and target in ("keras_io", "gcvit_tf")
         ),
-        f"widths {rounded}, whose quarters are no multiples of 8, to which it rounds": target == "timm"
-        and bool(rounded),
+        f"widths {rounded}, it rounds their quarters to multiples of 8": target == "timm" and bool(rounded),
     }
     for problem, present in problems.items():
         if present:
@@ -91,22 +90,11 @@ def _tensors(flat: Mapping[str, np.ndarray], config: GCViTConfig, target: str) -
     for name, (label, row) in names_in(target, flat).items():
         tensors[label] = np.ascontiguousarray(from_ours(flat[name], row.kind, target))
         if target == "official" and label.endswith(".relative_position_bias_table"):
-            # A buffer there, which its strict loading expects.
+            # The release has a buffer of indices, which its strict loading expects.
             window = config.window_size[int(label.split(".")[1])]
             index = label.replace("_bias_table", "_index")
             tensors[index] = relative_position_index(window).astype(np.int64)
     return tensors
-
-
-def _write_whole(dest: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` make a file beside `dest`, then gives it that name, so that `dest` is never half written."""
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    partial = dest.with_name(f".{dest.name}.partial")
-    try:
-        write(partial)
-        partial.replace(dest)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _report(dest: Path, target: str, config: GCViTConfig, tensors: Mapping[str, np.ndarray]) -> str:
@@ -120,6 +108,6 @@ def _report(dest: Path, target: str, config: GCViTConfig, tensors: Mapping[str, 
     if config.reference != own:
         lines["notice"] = (
             f"this model's reference is {config.reference or 'a mixture'}; {FAMILIES[target]} computes "
-            f"{FORWARD_PASSES[own]}, so its logits will differ"
+            f"{FORWARD_PASSES[own].computes}, so its logits will differ"
         )
     return "\n".join(f"{key:<11}{value}" for key, value in lines.items())

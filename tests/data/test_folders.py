@@ -1,23 +1,12 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from gcvit_flax.data.datasets import open_data
-
-
-def test_digits_are_whole_and_split_by_class():
-    data = open_data("digits", 0.2)
-    assert len(data.train) + len(data.validation) == 1797
-    assert data.class_names == tuple("0123456789")
-    shares = np.bincount(data.validation.labels) / (
-        np.bincount(data.validation.labels) + np.bincount(data.train.labels)
-    )
-    np.testing.assert_allclose(shares, 0.2, atol=0.005)
-    image, label, _ = data.train[0]
-    assert image.shape == (8, 8) and image.dtype == np.uint8 and 0 <= label < 10
-    assert np.max(data.train.images) == 255
+from gcvit_flax.errors import UserError
 
 
 def test_the_three_folder_layouts(photos, tmp_path):
@@ -64,22 +53,36 @@ def test_folders_that_cannot_be_learned_from(tmp_path, counts, expected):
         open_data(f"folder:{tmp_path}")
 
 
-def test_other_bad_data(tmp_path, photos):
-    for spec, expected in {
-        "folder:/no/such/place": "/no/such/place is not a folder",
-        "imagenet": "unknown data 'imagenet': expected digits, folder:PATH or tfds:NAME",
-        "folder:": "unknown data",
-    }.items():
-        with pytest.raises(ValueError, match=expected):
-            open_data(spec)
-    with pytest.raises(ValueError, match="val-fraction must be above 0"):
-        open_data("digits", 1.0)
+def test_splits_that_do_not_fit_each_other(tmp_path, photos):
     make_classes(tmp_path / "train", cat=2, dog=2)
     make_classes(tmp_path / "val", cat=2, dog=1, cow=1)
     with pytest.raises(ValueError, match="has classes that the training data lacks: cow"):
         open_data(f"folder:{tmp_path}")
     with pytest.raises(ValueError, match="no folder 'holdout' to use as the split: it holds train, val"):
         open_data(f"folder:{photos}", split="holdout")
+
+
+@pytest.mark.parametrize(
+    ("removed", "expected"),
+    [
+        ("", "^{root} holds no class folders: expected {root}/CLASS/IMAGE$"),
+        ("dog", "^class folder {root}/dog holds no images: add some, or remove the class$"),
+    ],
+    ids=["root", "class"],
+)
+def test_a_folder_removed_between_the_check_and_its_listing_is_named(tmp_path, monkeypatch, removed, expected):
+    make_classes(tmp_path, cat=2, dog=2)
+    is_dir, gone = Path.is_dir, tmp_path / removed
+
+    def is_dir_and_then_removed(path):
+        answer = is_dir(path)
+        if path == gone:
+            shutil.rmtree(gone, ignore_errors=True)
+        return answer
+
+    monkeypatch.setattr(Path, "is_dir", is_dir_and_then_removed)
+    with pytest.raises(UserError, match=expected.format(root=tmp_path)):
+        open_data(f"folder:{tmp_path}")
 
 
 def test_files_that_are_not_images_are_passed_over(tmp_path):

@@ -37,8 +37,8 @@ def test_maps_are_those_of_the_model_after_a_norm(images):
     for level, normed, x in zip((1, 3), maps, unnormed, strict=True):
         np.testing.assert_allclose(x, expected[level], rtol=1e-6)
         norm = params[f"norm_{level}"]
-        centred = x - x.mean(-1, keepdims=True)
-        x = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * norm["scale"] + norm["bias"]
+        centered = x - x.mean(-1, keepdims=True)
+        x = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-5) * norm["scale"] + norm["bias"]
         np.testing.assert_allclose(normed, x, atol=1e-5)
     assert [m.shape for m in maps] == [(2, 5, 9, 16), (2, 2, 3, 64)]
 

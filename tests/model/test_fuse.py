@@ -8,7 +8,7 @@ import gcvit_flax
 
 @pytest.mark.parametrize("bias", ["per_head", "flattened"])
 @pytest.mark.parametrize("fields", [{"layer_scale": 0.5}, {"qk_scale": 0.3, "qkv_bias": False}], ids=["gamma", "scale"])
-def test_folding_changes_no_logit(bias, fields, tmp_path):
+def test_fusing_changes_no_logit(bias, fields, tmp_path):
     model = gcvit_flax.create_model(TINY, num_heads=(2, 2, 2, 4), relative_position_bias=bias, **fields)
     params = gcvit_flax.init_params(model, jax.random.key(0))
     rng = np.random.default_rng(0)
@@ -16,15 +16,15 @@ def test_folding_changes_no_logit(bias, fields, tmp_path):
     params = jax.tree.map(lambda x: x + rng.normal(0, 0.3, x.shape).astype(x.dtype), params)
     images = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
 
-    folded, variables = gcvit_flax.fuse_parameters(model, {"params": params})
-    expected, actual = jax.jit(model.apply)({"params": params}, images), jax.jit(folded.apply)(variables, images)
+    fused, variables = gcvit_flax.fuse_parameters(model, {"params": params})
+    expected, actual = jax.jit(model.apply)({"params": params}, images), jax.jit(fused.apply)(variables, images)
     assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(variables)}
     assert not names & {"gamma1", "gamma2", "relative_position_bias_table"}
-    assert folded.config.qk_scale == 1
+    assert fused.fused and fused.config == model.config
 
-    again, twice = gcvit_flax.fuse_parameters(folded, variables)
+    again, twice = gcvit_flax.fuse_parameters(fused, variables)
     jax.tree.map(np.testing.assert_array_equal, twice, variables)
-    with pytest.raises(gcvit_flax.UserError, match="fold it after loading"):
-        gcvit_flax.save_model(tmp_path / "folded", again, twice)
-    assert not (tmp_path / "folded").exists()
+    with pytest.raises(gcvit_flax.UserError, match="fuse it after loading"):
+        gcvit_flax.save_model(tmp_path / "fused", again, twice)
+    assert not (tmp_path / "fused").exists()

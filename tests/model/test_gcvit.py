@@ -99,7 +99,7 @@ def test_remat_recomputes_and_gives_the_same_gradients(variables, images):
 @pytest.mark.parametrize(("depth", "leaks"), [(1, False), (2, True)])
 def test_only_global_attention_sees_other_windows(depth, leaks):
     """The second block is global: its query is made of the whole map, the first block's of its own window."""
-    level = Level(dataclasses.replace(TINY, depths=(depth, 1, 1, 1)), 0)
+    level = Level(dataclasses.replace(TINY, depths=(depth, 1, 1, 1)), 0, jnp.float32, remat=False, fused=False)
     x = jax.random.normal(jax.random.key(0), (1, 8, 8, 8))
     variables = level.init(jax.random.key(1), x, None, train=False)
     variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)  # Biases and norms start at values without effect.

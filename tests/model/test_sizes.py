@@ -1,6 +1,4 @@
-"""Both ways to images of any size: two extremes, and for `make soak` as many random sizes as SIZES says."""
-
-import os
+"""Both ways to images of any size: two extremes, and for `make soak` thirty random sizes of each."""
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +11,15 @@ from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.model.init import init_params
 from gcvit_flax.weights.model_folder import load_model, save_model
 
-COUNT = int(os.environ.get("SIZES", "0"))
-_draw = np.random.default_rng(int(os.environ.get("SEED", "0")))
-ANY_SIZE = [(33, 640), *(tuple(map(int, _draw.integers(32, 641, 2))) for _ in range(COUNT))]
-FITTING = [(640, 32), *(tuple(map(int, 32 * _draw.integers(1, 21, 2))) for _ in range(COUNT))]
+
+def _random_sizes(seed, step):
+    """Thirty sizes (height, width) for `make soak`, from 32 to 640 in multiples of `step`."""
+    sizes = step * np.random.default_rng(seed).integers(32 // step, 640 // step + 1, (30, 2))
+    return [pytest.param(tuple(map(int, size)), marks=pytest.mark.soak) for size in sizes]
+
+
+ANY_SIZE = [(33, 640), *_random_sizes(0, 1)]
+FITTING = [(640, 32), *_random_sizes(1, 32)]
 
 
 def parameters(model):

@@ -13,7 +13,7 @@ def run_peer():
     def run(variable, script, *arguments):
         python = os.environ.get(variable)
         if python is None:
-            pytest.skip(f"needs another environment, {variable}: make test-peers or make test-timm")
+            pytest.fail(f"{variable} is not set: make test-peers and make test-timm set it, and make the environment")
         command = [python, Path(__file__).with_name(script), *arguments]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)

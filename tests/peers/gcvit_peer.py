@@ -1,4 +1,4 @@
-"""Run in the environment of requirements.txt: the package gcvit on its own side of test_gcvit.py.
+"""Run in the environment of requirements.txt: the package gcvit on its own side of test_keras.py.
 
 python gcvit_peer.py save FOLDER         random weights to FOLDER/peer.keras and peer.weights.h5, logits to peer.npz
 python gcvit_peer.py load FILE... INPUTS  the logits that each FILE gives for the images in INPUTS, to FILE.npy

@@ -8,6 +8,8 @@ from gcvit_flax.weights.convert import convert
 from gcvit_flax.weights.model_folder import load_model
 from gcvit_flax.weights.write import write_weights
 
+pytestmark = pytest.mark.timm
+
 
 @pytest.fixture(scope="module")
 def peer(tmp_path_factory, run_peer):

@@ -1,15 +1,19 @@
 import jax
 import numpy as np
+import pytest
 from small import TINY
 
 from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.model.init import init_params
-from gcvit_flax.training.steps import create_train_state, make_train_step, replicate, shard
+from gcvit_flax.training.pmapped import replicate, shard
+from gcvit_flax.training.steps import create_train_state, make_train_step
 from gcvit_flax.training.train_config import TrainConfig
+
+pytestmark = pytest.mark.soak
 
 
 def test_dropout_differs_between_device_counts_by_its_masks_alone():
-    """Masks are drawn a device, so that losses differ from step to step, but not in their distribution."""
+    """Masks are drawn per device: losses differ from step to step, but not in their distribution."""
     model, config = create_model(TINY, dropout_rate=0.2, drop_path_rate=0.2), TrainConfig(batch_size=4)
     initial = jax.device_get(create_train_state(model, init_params(model, jax.random.key(0)), config))
     rng = np.random.default_rng(0)
@@ -21,7 +25,7 @@ def test_dropout_differs_between_device_counts_by_its_masks_alone():
     losses = []
     for devices in (jax.local_devices()[:1], jax.local_devices()[:2]):
         step, state = make_train_step(model, config, devices), replicate(initial, devices)
-        for _ in range(200):  # At a learning rate of 0 nothing changes but the step, and so all that is random.
+        for _ in range(200):  # At a learning rate of 0 only the step changes, and with it all random draws.
             state, metrics = step(state, shard(batch, devices), jax.random.key(0), np.float32(0))
             losses.append(float(metrics["train_loss"]))
     one, two = np.reshape(losses, (2, 200))

@@ -5,6 +5,7 @@ import pytest
 from etils import epath
 from small import full_disk
 
+from gcvit_flax.errors import UserError
 from gcvit_flax.training.checkpoints import Checkpoints
 from gcvit_flax.training.steps import TrainState
 
@@ -72,9 +73,25 @@ def test_the_last_save_fails_aloud_too(folder):
 def test_a_checkpoint_of_another_model_or_a_damaged_one_is_named(folder):
     with Checkpoints(folder, keep=2) as checkpoints:
         checkpoints.save(state_at(7))
-        with pytest.raises(ValueError, match=r"checkpoint 7 in .* cannot be restored .*shape \(5,\), expected \(6,\)"):
+        with pytest.raises(ValueError, match=r"checkpoint 7 in .*params/head/kernel \(5,\) instead of \(6,\)"):
             checkpoints.restore(jax.eval_shape(lambda: state_at(0, size=6)))
     for path in folder.glob("7/default/d/*"):
         path.write_bytes(b"")
     with Checkpoints(folder, keep=2) as checkpoints, pytest.raises(ValueError, match="cannot be restored"):
         checkpoints.restore(jax.eval_shape(lambda: state_at(0)))
+
+
+def test_a_checkpoint_with_other_names_is_refused_in_one_sentence(folder):
+    """Such as one of a version that kept the parameters in a vector, or that called a layer otherwise."""
+    state = state_at(7)
+    packed = state.replace(params={"kernel": {"head/kernel": state.params["head"]["kernel"]}, "rest": jnp.zeros(3)})
+    renamed = state.replace(params={"top": state.params["head"]})
+    for other, missing in ((packed, "2 missing: params/head/bias, "), (renamed, "2 missing: params/head/bias, ")):
+        with Checkpoints(folder, keep=1) as checkpoints:
+            checkpoints.save(other)
+        with Checkpoints(folder, keep=1) as checkpoints, pytest.raises(UserError) as refusal:
+            checkpoints.restore(jax.eval_shape(lambda: state))
+        message = str(refusal.value)
+        assert missing in message and "2 unexpected: params/" in message and "--no-resume" in message
+        assert "\n" not in message
+        folder.rmtree()

@@ -7,13 +7,7 @@ from small import TINY
 
 from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.model.init import abstract_params
-from gcvit_flax.training.optim import (
-    constant_schedule,
-    cosine_schedule,
-    ema_rate,
-    learning_rate_scales,
-    make_optimizer,
-)
+from gcvit_flax.training.optim import learning_rate_scales, make_optimizer
 from gcvit_flax.training.train_config import TrainConfig
 
 DEPTHS = (1, 1, 1, 1)
@@ -100,31 +94,3 @@ def test_the_learning_rate_decays_from_the_head_to_the_stem():
         lambda a, b: np.testing.assert_allclose(a, b / 2**5, rtol=1e-6), decayed["patch_embed"], full["patch_embed"]
     )
     jax.tree.map(np.testing.assert_array_equal, [decayed["norm"], decayed["head"]], [full["norm"], full["head"]])
-
-
-def test_the_warm_up_lies_inside_the_cosine():
-    schedule = cosine_schedule(peak=5e-3, warmup_steps=20, cosine_steps=310)
-    assert schedule(0) == 1e-6
-    assert schedule(10) == pytest.approx((5e-3 + 1e-6) / 2, rel=1e-6)
-    assert schedule(20) == pytest.approx(0.990 * 5e-3, rel=1e-3)  # What the official cosine gives at epoch 20.
-    assert schedule(310) == schedule(319) == pytest.approx(5e-6)
-    assert cosine_schedule(1e-3, 0, 10)(0) == 1e-3
-
-
-def test_the_constant_schedule_warms_up_too():
-    schedule = constant_schedule(1e-3, 4)
-    assert schedule(0) == 1e-6 and schedule(4) == schedule(1000) == 1e-3
-    assert constant_schedule(1e-3, 0)(0) == 1e-3
-
-
-def test_the_moving_average_has_no_bias_to_the_start():
-    """optax.ema corrects the bias when it is read, ours as it goes: the same average, and no trace of the start."""
-    values = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
-    theirs = optax.ema(0.9, debias=True)
-    state, average = theirs.init(jnp.zeros(3)), jnp.full(3, 10.0)
-    for count, value in enumerate(values, start=1):
-        expected, state = theirs.update(jnp.asarray(value), state)
-        average = optax.incremental_update(jnp.asarray(value), average, ema_rate(0.9, jnp.int32(count)))
-        np.testing.assert_allclose(average, expected, rtol=1e-4, atol=1e-5)
-    assert float(ema_rate(0.9998, jnp.int32(1))) == pytest.approx(1, abs=1e-6)
-    assert float(ema_rate(0.9998, jnp.int32(10**7))) == pytest.approx(2e-4, rel=1e-5)

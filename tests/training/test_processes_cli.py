@@ -53,7 +53,7 @@ def numbers(workdir, name: str) -> list[float]:
 
 def test_two_hosts_of_two_devices_are_one_of_four_and_one_of_one(start_hosts, run_command, finetune, tmp_path):
     first, second = end(start_hosts(["--workdir", "hosts"], ["--workdir", "hosts"]))
-    assert "on 4 cpu devices of 2 hosts" in first and "best model is in hosts/model" in first
+    assert "on 4 cpu devices of 2 processes" in first and "best model is in hosts/model" in first
     assert "model" not in second and "step" not in second
     run_command(*finetune, *EVERYTHING, "4", "--workdir", "four")
     run_command(*finetune, *EVERYTHING, "1", "--workdir", "one", "--max-steps", "3")
@@ -90,4 +90,4 @@ def test_a_host_that_fails_ends_the_others(start_hosts):
     assert "error: nowhere is not a folder" in second
     assert "error: process 1 could not go on" in first
     first, second = end(start_hosts([], ["--seed", "1"]), status=1)
-    assert "error: the hosts have different options, data or workdirs" in first
+    assert "error: the processes have different options, data or workdirs" in first

@@ -1,7 +1,6 @@
 """Stopping, going on and starting from a model, through the real command line."""
 
 import dataclasses
-import os
 import random
 import shutil
 import signal
@@ -20,16 +19,14 @@ from gcvit_flax.training.setup import build_model
 from gcvit_flax.training.train_config import TrainConfig
 from gcvit_flax.weights.model_folder import load_model, read_folder, save_model
 
-KILLS = int(os.environ.get("KILLS", "1"))
-STEPS = 10 + 5 * KILLS
 
-
-def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(run_command, finetune, environment, tmp_path):
+@pytest.mark.parametrize("kills", [1, pytest.param(40, marks=pytest.mark.soak)])
+def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(kills, run_command, finetune, environment, tmp_path):
     """kill -9, mostly in the middle of a save: the same losses and parameters, bit for bit."""
-    command = [*finetune, "--epochs", "100", "--max-steps", STEPS, "--save-every", "1", "--ema-decay", "0.9"]
+    command = [*finetune, "--epochs", "100", "--max-steps", 10 + 5 * kills, "--save-every", "1", "--ema-decay", "0.9"]
     run_command(*command, "--workdir", "whole")
     killed, rng = tmp_path / "killed", random.Random(0)
-    for _ in range(KILLS):
+    for _ in range(kills):
         lines = len(read_metrics(killed)) + rng.randrange(1, 4)
         process = subprocess.Popen(
             [sys.executable, *map(str, [*command, "--workdir", "killed"])],

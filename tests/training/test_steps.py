@@ -11,13 +11,12 @@ from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.model.init import init_params
 from gcvit_flax.training.evaluation import run_evaluation
 from gcvit_flax.training.losses import smoothed_targets, top_k_correct
+from gcvit_flax.training.pmapped import replicate, shard
 from gcvit_flax.training.steps import (
     create_train_state,
     make_eval_step,
     make_sync_check,
     make_train_step,
-    replicate,
-    shard,
 )
 from gcvit_flax.training.train_config import TrainConfig
 

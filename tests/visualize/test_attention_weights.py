@@ -112,15 +112,15 @@ def test_every_map_has_the_levels_size_without_padding(model, variables, images)
         np.testing.assert_allclose(received.mean((-1, -2)), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("layout", ["per_head", "flattened", "gathered"])
-def test_planes_hold_the_bias_of_every_pair_of_tokens(layout):
+@pytest.mark.parametrize(("layout", "fused"), [("per_head", False), ("flattened", False), ("per_head", True)])
+def test_planes_hold_the_bias_of_every_pair_of_tokens(layout, fused):
     heads, height, width = 2, 4, 6  # Of level 2 at 64 x 96 px.
-    config = dataclasses.replace(TINY, image_size=(64, 96), window_size=None, relative_position_bias=layout)
+    config = dataclasses.replace(TINY, image_size=(64, 96), window_size=(), relative_position_bias=layout)
     table = np.random.default_rng(0).normal(size=((2 * height - 1) * (2 * width - 1), heads)).astype(np.float32)
-    bias = np.asarray(relative_position_bias(table, (height, width), layout.replace("gathered", "per_head")))
-    leaf = {"relative_position_bias": bias} if layout == "gathered" else {"relative_position_bias_table": table}
+    bias = np.asarray(relative_position_bias(table, (height, width), layout))
+    leaf = {"relative_position_bias": bias} if fused else {"relative_position_bias_table": table}
     params = {"levels_2": {"blocks_0": {"attn": leaf}}}
-    planes = relative_position_bias_planes(GCViT(config), {"params": params}, 2, 0)
+    planes = relative_position_bias_planes(GCViT(config, fused=fused), {"params": params}, 2, 0)
     assert planes.shape == (heads, 2 * height - 1, 2 * width - 1)
     for head, q, k in np.ndindex(heads, height * width, height * width):
         dy, dx = q // width - k // width, q % width - k % width

@@ -1,23 +1,19 @@
 import dataclasses
 import functools
-from pathlib import Path
 
 import h5py
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from small import FIXTURES, random_variables
 
 from gcvit_flax.cli import run_cli
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.convert_weights import main
 from gcvit_flax.model.gcvit import GCViT, create_model
 from gcvit_flax.weights.convert import convert
-from gcvit_flax.weights.tree import parameter_shapes, unflatten
 from gcvit_flax.weights.write import write_weights
-
-# Written by the programs themselves; see the README beside them.
-FILES = Path(__file__).parents[1] / "fixtures"
 
 MICRO = GCViTConfig(
     image_size=128,
@@ -27,12 +23,6 @@ MICRO = GCViTConfig(
     num_heads=(1, 2, 4, 8),
     num_classes=10,
 )
-
-
-def random_variables(config, seed=0):
-    draw = np.random.default_rng(seed).normal
-    flat = {name: draw(0, 0.1, leaf.shape).astype(np.float32) for name, leaf in parameter_shapes(config).items()}
-    return {"params": unflatten(flat)}
 
 
 @pytest.fixture(scope="session")
@@ -56,15 +46,15 @@ def assert_same_tree():
 
 @pytest.fixture(scope="session")
 def logits():
-    """Logits of a model, compiled once for each configuration."""
+    """The logits of a model, compiled once per configuration."""
 
     @functools.cache
     def compiled(config):
-        # Unoptimised: compiling is nearly all of the time.
+        # Unoptimized: compiling takes nearly all of the time.
         return jax.jit(GCViT(config).apply, compiler_options={"xla_backend_optimization_level": 0})
 
     def run(model, variables, images):
-        # What only training and initialisation use would compile the same program again.
+        # Fields that only training and initialization use would compile the same program again.
         scale = None if model.config.layer_scale is None else 1.0
         config = dataclasses.replace(model.config, drop_path_rate=0.0, layer_scale=scale)
         return np.asarray(compiled(config)(variables, images))
@@ -74,12 +64,12 @@ def logits():
 
 @pytest.fixture(scope="session")
 def files():
-    return FILES
+    return FIXTURES
 
 
 @pytest.fixture
 def refused(capsys):
-    """Runs the command line, which must fail with one sentence, and returns it."""
+    """Runs the command line, which must fail with one sentence, and returns that."""
 
     def run(*arguments):
         with pytest.raises(SystemExit) as exit_:
@@ -95,7 +85,7 @@ def refused(capsys):
 
 @pytest.fixture(scope="session")
 def official(tmp_path_factory, files):
-    """The tensors of micro under their official names."""
+    """The tensors of the micro fixtures under their official names."""
     folder = tmp_path_factory.mktemp("official")
     convert(files / "micro.nvlabs.pth.tar", folder / "m")
     write_weights(folder / "m", folder / "m.safetensors", "official")
@@ -104,7 +94,7 @@ def official(tmp_path_factory, files):
 
 @pytest.fixture
 def rejects(refused, tmp_path):
-    """The one sentence with which a file is refused; DEST must not appear."""
+    """Runs a conversion, which must fail with one sentence and write nothing, and returns the sentence."""
 
     def run(source, *arguments):
         before = sorted(tmp_path.iterdir())

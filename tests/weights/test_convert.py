@@ -120,7 +120,7 @@ def test_a_variant_is_named_and_checked(tmp_path, make_variables):
     write_weights(tmp_path / "m", tmp_path / "x.weights.h5", "gcvit_tf")
     report = convert(tmp_path / "x.weights.h5", tmp_path / "again", variant="gcvit_xxtiny")
     assert "gcvit_xxtiny, 224x224 px, 1000 classes" in str(report)
-    assert "CC-BY-NC-SA-4.0" in report.licence
+    assert "CC-BY-NC-SA-4.0" in report.license
     folder_config = read_folder_config(tmp_path / "again")
     assert folder_config["variant"] == "gcvit_xxtiny" and folder_config["parameter_count"] == 11_995_428
     assert folder_config["class_names"] == imagenet_classes()
@@ -132,12 +132,6 @@ def test_a_variant_is_named_and_checked(tmp_path, make_variables):
 
 def _model_and_variables(config, make_variables):
     return create_model(config), make_variables(config)
-
-
-def test_class_names_are_imagenets():
-    names = imagenet_classes()
-    assert len(set(names)) == 1000
-    assert [names[index] for index in (0, 281, 285, 999)] == ["tench", "tabby", "Egyptian cat", "toilet tissue"]
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])

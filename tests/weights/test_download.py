@@ -1,7 +1,10 @@
+import concurrent.futures
 import hashlib
 import http.server
+import logging
 import re
 import threading
+import time
 
 import pytest
 
@@ -36,6 +39,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if start:
             self.send_header("Content-Range", f"bytes {start + server.shift}-{len(content) - 1}/{len(content)}")
         self.end_headers()
+        server.hold.wait(60)
         self.wfile.write(content[start : start + server.stop_after])
 
     def log_message(self, *args):
@@ -46,7 +50,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.content, server.requests, server.ranges, server.shift = CONTENT, [], True, 0
-        server.stop_after = len(CONTENT)
+        server.stop_after, server.hold = len(CONTENT), threading.Event()
+        server.hold.set()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         server.url = f"http://127.0.0.1:{server.server_port}/weights.bin"
         yield server
@@ -70,6 +75,18 @@ def test_an_interrupted_download_is_resumed(server, tmp_path):
     server.stop_after = len(CONTENT)
     assert download(Published(server.url), tmp_path).read_bytes() == CONTENT
     assert server.requests[1]["Range"] == "bytes=3000000-"
+
+
+def test_a_download_waits_for_another_of_the_same_file(server, tmp_path, caplog):
+    server.hold = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor() as pool, caplog.at_level(logging.WARNING, "gcvit_flax"):
+        both = [pool.submit(download, Published(server.url), tmp_path) for _ in range(2)]
+        while "waiting for it" not in caplog.text and len(server.requests) < 2:
+            time.sleep(0.01)
+        server.hold.set()
+        paths = {one.result() for one in both}
+    assert len(paths) == len(server.requests) == 1
+    assert paths.pop().read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("change", ["content", "no ranges"])
@@ -133,13 +150,13 @@ def test_a_url_converts(server, tmp_path, files, monkeypatch):
 
 
 def test_a_published_name_converts(server, tmp_path, files, monkeypatch):
-    """With its licence, and without the notice that other files of the example's layout get."""
+    """With its license, and without the notice that other files of the example's layout get."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     source = files / "micro.keras302.keras"
     server.content = source.read_bytes()
     monkeypatch.setitem(PUBLISHED, "gcvit_test", Published(server.url, len(server.content), sha256(source)))
     report = convert("gcvit_test", tmp_path / "m")
-    assert report.licence == "CC-BY-NC-SA-4.0" and report.notice is None
+    assert report.license == "CC-BY-NC-SA-4.0" and report.notice is None
     assert read_folder_config(tmp_path / "m")["weights_licence"] == "CC-BY-NC-SA-4.0"
     assert is_published("x", source), "told by its size"
 

@@ -35,7 +35,7 @@ def test_load_gives_back_the_model_and_its_parameters(saved, micro, assert_same_
     assert all(leaf.devices() == {jax.devices()[0]} and not leaf.committed for leaf in leaves)
 
 
-def test_the_card_says_what_is_in_the_folder(saved, micro):
+def test_the_config_describes_the_folder(saved, micro):
     folder_config = read_folder_config(saved)
     assert folder_config["class_names"] == NAMES
     assert folder_config["provenance"] == {"source": "here"}
@@ -46,7 +46,7 @@ def test_the_card_says_what_is_in_the_folder(saved, micro):
     assert '"depths": [ 1, 2, 1, 1 ],' in (saved / "config.json").read_text()
 
 
-def test_everything_of_the_configuration_survives(tmp_path, micro):
+def test_the_whole_configuration_survives(tmp_path, micro):
     preprocessing = Preprocessing((128, 128), 0.875, "squash", "bilinear", (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
     model = create_model(micro[0].config, reference="keras_io", drop_path_rate=0.3, qk_scale=0.1, pad_to_windows=True)
     model = GCViT(model.config, preprocessing)
@@ -71,6 +71,26 @@ def test_saving_again_replaces_the_whole_folder(saved, micro, assert_same_tree):
     assert folder_config["class_names"] is None and folder_config["checkpoint"] != before
     assert sorted(entry.name for entry in saved.iterdir()) == ["config.json", folder_config["checkpoint"]]
     assert_same_tree(load_model(saved)[1], doubled)
+
+
+def test_a_folder_that_is_saved_again_while_it_is_read(saved, micro, monkeypatch, assert_same_tree):
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, micro[1])
+    restore = model_folder.restore_params
+
+    def restore_late(*arguments):
+        monkeypatch.undo()
+        save_model(saved, micro[0], doubled)
+        return restore(*arguments)
+
+    monkeypatch.setattr(model_folder, "restore_params", restore_late)
+    assert_same_tree(load_model(saved)[1], doubled)
+
+
+def test_a_path_with_the_characters_of_a_pattern(tmp_path, micro):
+    for _ in range(2):
+        save_model(tmp_path / "lr=[1e-3]*", *micro)
+    assert len(list((tmp_path / "lr=[1e-3]*").iterdir())) == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["lr=[1e-3]*"]
 
 
 @pytest.mark.parametrize("failing", ["save", "commit"])
@@ -125,12 +145,12 @@ def test_parameters_that_do_not_fit_are_not_saved(tmp_path, micro):
     assert not list(tmp_path.iterdir())
 
 
-def _edit_card(folder, **changes):
+def _edit_config(folder, **changes):
     folder_config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(folder_config | changes))
 
 
-def test_what_is_no_model_folder_is_said(tmp_path, saved):
+def test_other_folders_are_refused(tmp_path, saved):
     (tmp_path / "empty").mkdir()
     for path, message in ((tmp_path / "absent", "no such directory"), (tmp_path / "empty", "no config.json")):
         with pytest.raises(UserError, match=message):
@@ -152,14 +172,14 @@ def test_what_is_no_model_folder_is_said(tmp_path, saved):
         ({"class_names": ["a"]}, "wrong class_names or checkpoint"),
     ):
         (saved / "config.json").write_text(text)
-        _edit_card(saved, **changes)
+        _edit_config(saved, **changes)
         with pytest.raises(UserError, match=message):
             load_model(saved)
 
 
 def test_a_checkpoint_of_another_network_is_refused(saved):
     config = json.loads((saved / "config.json").read_text())["config"]
-    _edit_card(saved, config=config | {"depths": [1, 1, 1, 1], "num_classes": 11}, class_names=None)
+    _edit_config(saved, config=config | {"depths": [1, 1, 1, 1], "num_classes": 11}, class_names=None)
     with pytest.raises(UserError) as error:
         load_model(saved)
     assert "head/bias (10,) instead of (11,)" in str(error.value)

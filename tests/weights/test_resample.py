@@ -13,9 +13,9 @@ def keys_cubic(x, a=-0.5):
 
 
 def resize_matrix(size, new_size):
-    """Weights (new_size, size) at half-pixel centres, each row rescaled to sum to 1 where the edge cuts some off."""
-    centres = (np.arange(new_size) + 0.5) * size / new_size - 0.5
-    weights = np.array([[keys_cubic(centre - place) for place in range(size)] for centre in centres])
+    """Weights (new_size, size) at half-pixel centers; rows that the edge truncates are rescaled to sum to 1."""
+    centers = (np.arange(new_size) + 0.5) * size / new_size - 0.5
+    weights = np.array([[keys_cubic(center - place) for place in range(size)] for center in centers])
     return weights / weights.sum(1, keepdims=True)
 
 

@@ -94,7 +94,7 @@ def test_out_and_in_again_is_bit_identical(tmp_path, make_variables, assert_same
     assert_same_tree(loaded, variables)
 
 
-def test_the_licence_goes_along(tmp_path, make_variables):
+def test_the_license_is_written(tmp_path, make_variables):
     save_model(tmp_path / "m", create_model(TIMM), make_variables(TIMM), weights_licence="CC-BY-NC-SA-4.0")
     write_weights(tmp_path / "m", tmp_path / "x.safetensors", "timm")
     with safetensors.safe_open(tmp_path / "x.safetensors", "numpy") as file:

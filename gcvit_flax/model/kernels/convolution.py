@@ -4,14 +4,17 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from gcvit_flax.model.kernels import plain
 from gcvit_flax.model.rematerialize import save_for_backward
 
+Saved = tuple[jax.Array, jax.Array]  # The input and the kernel.
+
 
 @jax.custom_vjp
-def depthwise_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A depthwise 3x3 convolution, stride 1, zero padding 1: (B, H, W, C) with kernel (3, 3, 1, C) -> (B, H, W, C).
+def depthwise_conv3x3(x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 1 C"]) -> Float[Array, "B H W C"]:
+    """A depthwise 3x3 convolution of stride 1 and zero padding 1.
 
     Nine shifted products: XLA fuses them, and its grouped convolution is some thirty times slower on CPUs. The
     gradients are of the same form; autodiff's would be nine separate reductions and nine pads.
@@ -20,8 +23,8 @@ def depthwise_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return functools.reduce(jax.lax.add, (shift * tap for shift, tap in zip(_shifts(x), taps, strict=True)))
 
 
-def _shifts(x: jax.Array) -> list[jax.Array]:
-    """The nine neighbours' values at each place of a map (B, H, W, C), row by row, zero outside."""
+def _shifts(x: Float[Array, "B H W C"]) -> list[Float[Array, "B H W C"]]:
+    """The nine neighbors' values at each place of a map, row by row, zero outside."""
     batch, height, width, channels = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return [
@@ -31,16 +34,16 @@ def _shifts(x: jax.Array) -> list[jax.Array]:
     ]
 
 
-def _depthwise_forward(x: jax.Array, kernel: jax.Array):
+def _depthwise_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Saved]:
     return depthwise_conv3x3(x, kernel), (x, kernel)
 
 
-def _depthwise_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array):
+def _depthwise_backward(saved: Saved, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     x, gradient = jax.lax.optimization_barrier((x, gradient))
     products = [(shift * gradient).astype(jnp.float32) for shift in _shifts(x)]
-    # Nine sums in one pass, along the rows: on one CPU core 13 ms for (4, 112, 112, 64), against 23 along the columns
-    # and 97 for nine reductions. Without the barrier XLA:CPU would fuse them with the slower second sum.
+    # Nine sums in one pass, along the rows: on one CPU core 13 ms for (4, 112, 112, 64), against 23 ms along the
+    # columns and 97 ms for nine reductions. Without the barrier XLA:CPU would fuse them with the slower second sum.
     zeros = [jnp.float32(0)] * 9
     sums = jax.lax.reduce(products, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (2,))
     kernel_gradient = jnp.stack(jax.lax.optimization_barrier(sums)).sum((1, 2))  # (9, B, H, C) -> (9, C)
@@ -52,20 +55,22 @@ depthwise_conv3x3.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 @jax.custom_vjp
-def strided_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 3x3 convolution, stride 2, zero padding 1: (B, H, W, C), kernel (3, 3, C, D) -> (B, ceil(H/2), ceil(W/2), D).
+def strided_conv3x3(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]
+) -> Float[Array, "B (H+1)//2 (W+1)//2 D"]:
+    """A 3x3 convolution of stride 2 and zero padding 1.
 
-    On a CPU the kernel's gradient is a matrix product for each image, between its nine shifted copies side by side and
-    the gradient: on one core 8 to 35 ms at batch 4, against 23 to 58 for XLA's convolution.
+    On a CPU the kernel's gradient is one matrix product per image, of its nine shifted copies side by side with the
+    gradient: on one core 8 to 35 ms at batch 4, against 23 to 58 ms for XLA's convolution.
     """
     return plain.strided_conv3x3(x, kernel)
 
 
-def _strided_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _strided_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Saved]:
     return strided_conv3x3(x, kernel), (save_for_backward(x), kernel)
 
 
-def _strided_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array):
+def _strided_backward(saved: Saved, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     x, gradient = jax.lax.optimization_barrier((x, gradient))
     (x_gradient,) = jax.vjp(lambda x: plain.strided_conv3x3(x, kernel), x)[1](gradient)
@@ -80,7 +85,7 @@ def _kernel_gradient(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> ja
 
 
 def _kernel_gradient_by_products(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
-    def add(total, image):
+    def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         x, gradient = image
         height, width = (2 * side - 1 for side in gradient.shape[:2])
         x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
@@ -96,8 +101,8 @@ def _kernel_gradient_by_products(x: jax.Array, kernel: jax.Array, gradient: jax.
 strided_conv3x3.defvjp(_strided_forward, _strided_backward)
 
 
-def max_pool3x3(x: jax.Array, padding_value: float) -> jax.Array:
-    """Max-pooling 3x3, stride 2, padding 1: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C).
+def max_pool3x3(x: Float[Array, "B H W C"], padding_value: float) -> Float[Array, "B (H+1)//2 (W+1)//2 C"]:
+    """Max-pooling 3x3 of stride 2 and padding 1.
 
     The maximum is taken along the rows, then along the columns; the gradient of a window reduction is slow on CPUs.
     `padding_value` is -inf in PyTorch and 0 in the TensorFlow and Keras implementations, which differs at edges where

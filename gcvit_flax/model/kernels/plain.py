@@ -1,4 +1,4 @@
-"""What the kernels compute, in the fewest words; also used where a kernel has no form of its own, for dropout."""
+"""What the kernels compute, written plainly; also used with dropout, which the attention kernel does not have."""
 
 from collections.abc import Callable
 
@@ -16,14 +16,14 @@ def windowed_attention(
     key_mask: jax.Array | None = None,
     dropout: Callable[[jax.Array], jax.Array] = lambda weights: weights,
 ) -> jax.Array:
-    """dropout(softmax(q k^T + bias)) v; see `attention.windowed_attention` for shapes."""
+    """dropout(softmax(q k^T + bias)) v; see `windowed_attention.windowed_attention` for shapes."""
     logits = attention_logits(q, k, bias, key_mask)
     weights = dropout(jax.nn.softmax(logits).astype(v.dtype))
     return jnp.einsum("Bnhqk,Bnhkd->Bnhqd", weights, v)
 
 
 def attention_logits(q: jax.Array, k: jax.Array, bias: jax.Array, key_mask: jax.Array | None = None) -> jax.Array:
-    """q k^T + bias, (B, n, h, T, T), with -inf at padded keys; shapes as for `attention.windowed_attention`."""
+    """q k^T + bias, (B, n, h, T, T), with -inf at padded keys; shapes as for `windowed_attention`."""
     query_axes = "Bhqd" if q.ndim == 4 else "Bnhqd"
     wide = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.einsum(f"{query_axes},Bnhkd->Bnhqk", q, k, preferred_element_type=wide) + bias
@@ -31,7 +31,7 @@ def attention_logits(q: jax.Array, k: jax.Array, bias: jax.Array, key_mask: jax.
 
 
 def depthwise_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A grouped convolution of one channel a group."""
+    """A grouped convolution with one channel per group."""
     padding = ((1, 1), (1, 1))
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), padding, dimension_numbers=_AXES, feature_group_count=x.shape[-1]
@@ -56,5 +56,5 @@ def gelu(x: jax.Array) -> jax.Array:
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
     """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis."""
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + epsilon) * scale + bias
+    centered = x - x.mean(-1, keepdims=True)
+    return centered / jnp.sqrt((centered**2).mean(-1, keepdims=True) + epsilon) * scale + bias

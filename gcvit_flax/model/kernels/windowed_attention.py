@@ -1,30 +1,50 @@
 """Attention inside windows, local or by the global query (paper, section 3.2, equation 5)."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from gcvit_flax.model.rematerialize import save_for_backward
 
 
 @jax.custom_vjp
 def windowed_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array, key_mask: jax.Array | None = None
-) -> jax.Array:
+    q: Float[Array, "B n h T d"] | Float[Array, "B h T d"],
+    k: Float[Array, "B n h T d"],
+    v: Float[Array, "B n h T d"],
+    bias: Float[Array, "h_or_1 T T"],
+    key_mask: Bool[Array, "n T"] | None = None,
+) -> Float[Array, "B n h T d"]:
     """softmax(q k^T + bias) v inside each window, with the softmax in float32.
 
-    q is (B, n, h, T, d), or (B, h, T, d) for a query that all windows of an image share; k and v are (B, n, h, T, d),
-    bias is (h or 1, T, T), key_mask (n, T) is False at padding. Returns like v.
+    A `q` without windows is shared by all windows of an image; `key_mask` is False at padding.
 
-    Divided by the softmax's sums after the product with v, on d numbers a token instead of T: core of level 0 at batch
-    8 on two CPU cores 12.4 to 5.8 ms, of level 2 12.3 to 7.9 ms. The backward pass is written out, because autodiff's
-    sums the bias gradients over few large arrays badly: 12 to under 1 ms a block of level 2.
+    The division by the softmax's sums comes after the product with v, where it is of d numbers per token instead of T:
+    level 0 at batch 8 on two CPU cores takes 5.8 ms instead of 12.4, level 2 7.9 instead of 12.3. The backward pass is
+    written out, because autodiff sums the bias gradient over few large arrays badly: 12 ms per block of level 2 instead
+    of less than 1.
     """
     return _forward(q, k, v, bias, key_mask)[0]
 
 
-def _forward(q, k, v, bias, key_mask):
+class _Saved(NamedTuple):
+    """What the backward pass reads; `weights` are exponentials not yet divided by their `sums`."""
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    bias: jax.Array
+    weights: jax.Array
+    sums: jax.Array
+    x: jax.Array
+
+
+def _forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array, key_mask: jax.Array | None
+) -> tuple[jax.Array, _Saved]:
     logits = jnp.einsum("Bnhqd,Bnhkd->Bnhqk", _for_windows(q, k), k, preferred_element_type=jnp.float32)
     logits += bias.astype(jnp.float32)
     if key_mask is not None:
@@ -34,12 +54,12 @@ def _forward(q, k, v, bias, key_mask):
     weights = weights.astype(v.dtype)
     x = jnp.einsum("Bnhqk,Bnhkd->Bnhqd", weights, v, preferred_element_type=jnp.float32) / sums
     q, k, v, weights, sums, x = save_for_backward((q, k, v, weights, sums, x.astype(v.dtype)))
-    return x, (q, k, v, bias, weights, sums, x)
+    return x, _Saved(q, k, v, bias, weights, sums, x)
 
 
-def _backward(saved, gradient):
+def _backward(saved: _Saved, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, None]:
     q, k, v, bias, weights, sums, x = saved
-    gradient = gradient / sums  # Towards the product with the weights not yet divided.
+    gradient = gradient / sums  # Of the product with the weights before their division.
     mean = (gradient * x).sum(-1, keepdims=True)
     gradient = gradient.astype(v.dtype)
     v_gradient = jnp.einsum("Bnhqk,Bnhqd->Bnhkd", weights, gradient)
@@ -61,8 +81,8 @@ def _for_windows(q: jax.Array, k: jax.Array) -> jax.Array:
     return q if q.ndim == k.ndim else jnp.broadcast_to(q[:, None], k.shape)
 
 
-def _sum_of_windows(x: jax.Array) -> jax.Array:
-    """The sum (h, T, T) of (B, n, h, T, T), by adding whole arrays eight at a time."""
+def _sum_of_windows(x: Float[Array, "B n h T T"]) -> Float[Array, "h T T"]:
+    """The sum over images and windows, by adding whole arrays eight at a time."""
     x = x.reshape(-1, *x.shape[2:])
     while len(x) > 8 and len(x) % 8 == 0:
         x = jax.lax.optimization_barrier(functools.reduce(jax.lax.add, x.reshape(8, -1, *x.shape[1:])))

@@ -1,4 +1,4 @@
-"""Augmentation on the device: pure functions of a key and a uint8 image, the same on any number of devices."""
+"""Everything that training does to an image on the device, in order: flip, colors, normalization, erasing."""
 
 import jax
 import jax.numpy as jnp
@@ -9,20 +9,20 @@ from gcvit_flax.training.augment.erasing import erase
 from gcvit_flax.training.augment.rand_augment import rand_augment
 from gcvit_flax.training.train_config import TrainConfig
 
-# Luma weights of ITU-R BT.601, as Pillow's greyscale conversion.
+# Luma weights of ITU-R BT.601, as in Pillow's grayscale conversion.
 _LUMA = (0.299, 0.587, 0.114)
 
 
 def augment(
     key: jax.Array, images: jax.Array, index: jax.Array, preprocessing: Preprocessing, config: TrainConfig
 ) -> jax.Array:
-    """Augments uint8 images (b, H, W, 3) as `config` says and normalises them to float32.
+    """Augments uint8 images (b, H, W, 3) as `config` says and normalizes them to float32.
 
-    Each image's draw depends on `key` (one a step) and its place `index` (b,) in the global batch.
+    Each image's draw depends on `key`, one per step, and on the image's place `index` (b,) in the global batch.
     """
     mean_color = jnp.round(255 * jnp.array(preprocessing.mean)).astype(jnp.uint8)
 
-    def one(image, index):
+    def augment_one(image: jax.Array, index: jax.Array) -> jax.Array:
         flip_key, color_key, erase_key = jax.random.split(jax.random.fold_in(key, index), 3)
         if config.flip:
             image = random_flip(flip_key, image)
@@ -33,7 +33,7 @@ def augment(
         image = normalize(image, preprocessing)
         return erase(erase_key, image, config.random_erasing) if config.random_erasing else image
 
-    return jax.vmap(one)(images, index)
+    return jax.vmap(augment_one)(images, index)
 
 
 def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -51,5 +51,5 @@ def jitter_colors(key: jax.Array, image: jax.Array, strength: float) -> jax.Arra
     image = (image.astype(jnp.float32) * brightness).clip(0, 255)
     mean = (image @ luma).mean()
     image = (mean + contrast * (image - mean)).clip(0, 255)
-    grey = (image @ luma)[..., None]
-    return (grey + saturation * (image - grey)).clip(0, 255)
+    gray = (image @ luma)[..., None]
+    return (gray + saturation * (image - gray)).clip(0, 255)

@@ -1,6 +1,6 @@
 """Mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019): images and targets mixed with those of a partner.
 
-The partner of example i is i XOR 1, its neighbour: pairs lie on one device, so that the result does not depend on how
+The partner of example i is i XOR 1, its neighbor: pairs lie on one device, so that the result does not depend on how
 many there are.
 """
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from gcvit_flax.config import Size
 from gcvit_flax.errors import UserError
 from gcvit_flax.training.augment.erasing import rectangle
 
@@ -17,8 +18,8 @@ def mix(
 ) -> tuple[jax.Array, jax.Array]:
     """Mixes images (b, H, W, 3) and targets (b, classes) with their partners', by Mixup or CutMix.
 
-    `mixup` and `cutmix` are the parameters of the beta distributions, 0 for none; with both, each comes half of the
-    time. `key` is the step's, the same on all devices, so that they all mix alike.
+    `mixup` and `cutmix` are the parameters of the beta distributions, 0 for none; with both, each is drawn with
+    probability one half. `key` is the step's, the same on all devices, so that they all mix alike.
 
     Raises:
       UserError: (a ValueError) an odd number of images.
@@ -34,10 +35,10 @@ def mix(
     is_cutmix = jax.random.bernoulli(kind_key, 0.5 if mixup and cutmix else float(cutmix > 0))
     alpha = jnp.where(is_cutmix, cutmix, mixup)
     share = jax.random.beta(share_key, alpha, alpha)
-    outside = 1.0 - random_box(box_key, images.shape[1:3], 1 - share)  # (H, W, 1)
-    # Both are one formula; as two branches they make XLA augment each image once, not again for its partner.
+    outside = 1.0 - random_box(box_key, (images.shape[1], images.shape[2]), 1 - share)  # (H, W, 1)
+    # Both are one formula; as two branches, they keep XLA from augmenting each image a second time for its partner.
     images = jax.lax.cond(is_cutmix, lambda x: _mix(x, outside), lambda x: _mix(x, share), images)
-    # What the box leaves is not what was drawn where the border cuts the box.
+    # Where the border cuts the box, more of the image is left than was drawn.
     return images, _mix(targets, jnp.where(is_cutmix, outside.mean(), share))
 
 
@@ -47,10 +48,10 @@ def _mix(x: jax.Array, kept: jax.Array) -> jax.Array:
     return kept * x + (1 - kept) * partners
 
 
-def random_box(key: jax.Array, size: tuple[int, int], area: jax.Array) -> jax.Array:
-    """A box with the image's aspect ratio, of a share `area` where it lies inside of it: bool (H, W, 1).
+def random_box(key: jax.Array, size: Size, area: jax.Array) -> jax.Array:
+    """The mask of a box with the image's aspect ratio and, inside the image, a share `area` of it: bool (H, W, 1).
 
-    Its centre is uniform in the image (Yun et al., 2019, equation 2), so that the border may cut it.
+    Its center is uniform in the image (Yun et al., 2019, equation 2), so that the border may cut it.
     """
     middle_key, center_key = jax.random.split(key)
     middle = jax.random.randint(middle_key, (), 0, size[0])

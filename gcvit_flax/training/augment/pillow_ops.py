@@ -2,15 +2,16 @@
 
 A table (256, 3) says what becomes of each value of each channel, a matrix (2, 3) says where each output pixel comes
 from, and a blend leads from a degenerate image to the given one and beyond. Results are Pillow's, its roundings
-included, but for single grey levels where float32 and float64 fall on two sides of an integer.
+included, except for single gray levels where float32 and float64 fall on two sides of an integer.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax.scipy.ndimage import map_coordinates
 
-_VALUES = np.arange(256)  # Not of JAX, which would look for devices when this file is imported.
+_VALUES = np.arange(256)  # Of NumPy: JAX would look for devices when this file is imported.
 # Interpolation weights sum to just below one in float32, and Pillow's rounding down would darken even areas.
 _ROUNDING_ERROR = 1e-3
 
@@ -73,17 +74,17 @@ def brightness_table(factor: jax.Array) -> jax.Array:
 
 
 def contrast_table(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Scales the distance to the image's mean grey: a blend with that grey."""
-    levels = greyscale(image).astype(jnp.int32)
+    """Scales the distance to the image's mean gray: a blend with that gray."""
+    levels = grayscale(image).astype(jnp.int32)
     mean = (2 * levels.sum() + levels.size) // (2 * levels.size)  # Rounds half up.
     return _for_all_channels(_blend(mean, _VALUES, factor))
 
 
-def _for_all_channels(values: jax.Array) -> jax.Array:
-    return jnp.broadcast_to(values.astype(jnp.uint8)[:, None], (256, 3))
+def _for_all_channels(values: jax.Array | np.ndarray) -> jax.Array:
+    return jnp.broadcast_to(values.astype(np.uint8)[:, None], (256, 3))
 
 
-def greyscale(image: jax.Array) -> jax.Array:
+def grayscale(image: jax.Array) -> jax.Array:
     """The luma (H, W) of ITU-R BT.601, in Pillow's fixed-point arithmetic."""
     weighted = image.astype(jnp.int32) * jnp.array([19595, 38470, 7471])
     return ((weighted.sum(-1) + 2**15) >> 16).astype(jnp.uint8)
@@ -102,15 +103,15 @@ def blend(degenerate: jax.Array, image: jax.Array, factor: jax.Array) -> jax.Arr
     return _blend(degenerate, image, factor).astype(jnp.uint8)
 
 
-def _blend(degenerate, values, factor: jax.Array) -> jax.Array:
-    degenerate, values = jnp.float32(degenerate), values.astype(jnp.float32)
-    return jnp.floor((degenerate + factor * (values - degenerate)).clip(0, 255))
+def _blend(degenerate: npt.ArrayLike, values: jax.Array | np.ndarray, factor: jax.Array) -> jax.Array:
+    start, end = jnp.float32(degenerate), values.astype(jnp.float32)
+    return jnp.floor((start + factor * (end - start)).clip(0, 255))
 
 
 def warp(image: jax.Array, matrix: jax.Array, fill: jax.Array) -> jax.Array:
-    """Gives each pixel (x, y) the colour found at matrix @ (x, y, 1), bilinearly, or `fill` (3,) outside of the image.
+    """Gives each pixel (x, y) the color found at matrix @ (x, y, 1), bilinearly, or `fill` (3,) outside of the image.
 
-    Coordinates are those of Pillow's `Image.transform`: the centre of the first pixel is (0.5, 0.5).
+    Coordinates are those of Pillow's `Image.transform`: the center of the first pixel is (0.5, 0.5).
     """
     height, width, _ = image.shape
     x, y = jnp.arange(width) + 0.5, jnp.arange(height)[:, None] + 0.5
@@ -122,13 +123,20 @@ def warp(image: jax.Array, matrix: jax.Array, fill: jax.Array) -> jax.Array:
     return jnp.where(inside[..., None], jnp.floor(warped + _ROUNDING_ERROR).astype(jnp.uint8), fill)
 
 
-def affine(xx=1.0, xy=0.0, x=0.0, yx=0.0, yy=1.0, y=0.0) -> jax.Array:
-    """The matrix (2, 3) with these entries; without any it moves nothing."""
+def affine(
+    xx: npt.ArrayLike = 1.0,
+    xy: npt.ArrayLike = 0.0,
+    x: npt.ArrayLike = 0.0,
+    yx: npt.ArrayLike = 0.0,
+    yy: npt.ArrayLike = 1.0,
+    y: npt.ArrayLike = 0.0,
+) -> jax.Array:
+    """The matrix (2, 3) with these entries, by default the identity."""
     return jnp.array([[xx, xy, x], [yx, yy, y]])
 
 
 def rotation(degrees: jax.Array, height: int, width: int) -> jax.Array:
-    """The matrix that turns an image counter-clockwise about its centre."""
+    """The matrix that turns an image counter-clockwise about its center."""
     cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
     x, y = width / 2, height / 2
     return affine(cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)

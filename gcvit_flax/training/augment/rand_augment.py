@@ -1,7 +1,7 @@
-"""RandAugment (Cubuk et al., 2020), as the recipes named rand-m9-mstd0.5-inc1 have it: a higher level changes more.
+"""RandAugment (Cubuk et al., 2020) in the form called rand-m9-mstd0.5-inc1, where a higher level changes more.
 
-Under vmap a branch for each of the 15 operations would compute them all. They are of three kinds, and a layer computes
-one look-up, one warp and one blend of the image, with the drawn operation's arguments, and keeps what was drawn.
+Under vmap, a branch for each of the 15 operations would compute them all. They are of three kinds: a layer computes one
+table look-up, one warp and one blend of the image, with the drawn operation's arguments, and selects the drawn one.
 """
 
 import jax
@@ -14,7 +14,7 @@ from gcvit_flax.training.augment.pillow_ops import (
     brightness_table,
     contrast_table,
     equalize_table,
-    greyscale,
+    grayscale,
     histogram,
     invert_table,
     look_up,
@@ -41,8 +41,9 @@ _MAX_LEVEL = 10
 def rand_augment(key: jax.Array, image: jax.Array, magnitude: float, fill: jax.Array) -> jax.Array:
     """Applies two random operations of random levels to a uint8 image (H, W, 3); `fill` (3,) is what warps uncover."""
 
-    def layer(image, drawn):
-        return apply_operation(image, *drawn, fill), None
+    def layer(image: jax.Array, drawn: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        operation, level = drawn
+        return apply_operation(image, operation, level, fill), None
 
     return jax.lax.scan(layer, image, draw_operations(key, magnitude))[0]
 
@@ -50,7 +51,7 @@ def rand_augment(key: jax.Array, image: jax.Array, magnitude: float, fill: jax.A
 def draw_operations(key: jax.Array, magnitude: float) -> tuple[jax.Array, jax.Array]:
     """Each layer's operation, NO_OPERATION for half of them, and its level in -10..10: (2,) and (2,).
 
-    A level's amount is normally distributed about `magnitude`; where an operation has a direction, the sign is it.
+    A level's size is normally distributed about `magnitude`; its sign is the direction of operations that have one.
     """
     kind_key, skip_key, level_key, sign_key = jax.random.split(key, 4)
     operations = jax.random.randint(kind_key, (_LAYERS,), 0, len(OPERATIONS))
@@ -67,7 +68,7 @@ def apply_operation(image: jax.Array, operation: jax.Array, level: jax.Array, fi
     table = _choose(operation, LOOK_UPS, _tables(image, jnp.abs(share), factor)).astype(jnp.uint8)
     matrix = _choose(operation, WARPS, _matrices(image, share))
     is_color = operation == OPERATIONS.index("color")
-    degenerate = jnp.where(is_color, greyscale(image)[..., None], smooth(image))
+    degenerate = jnp.where(is_color, grayscale(image)[..., None], smooth(image))
     results = [
         (LOOK_UPS, look_up(image, table)),
         (WARPS, warp(image, matrix, fill)),
@@ -102,8 +103,8 @@ def _matrices(image: jax.Array, share: jax.Array) -> list[jax.Array]:
 
 
 def _choose(operation: jax.Array, names: tuple[str, ...], arguments: list[jax.Array]) -> jax.Array:
-    """The arguments of the drawn operation, in float32; `names` are whose the arguments are."""
-    # A product, because XLA computes it once; a selection it would fuse, and compute anew for each pixel.
+    """The drawn operation's entry of `arguments`, which are those of the operations `names`, in float32."""
+    # A product, because XLA computes it once; it would fuse a selection and compute it again for each pixel.
     drawn = _is_drawn(operation, names).astype(jnp.float32)
     return jnp.tensordot(drawn, jnp.stack(arguments).astype(jnp.float32), 1, precision=jax.lax.Precision.HIGHEST)
 

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -30,19 +31,19 @@ def read_metrics(workdir: epath.PathLike) -> list[dict]:
 class MetricsLog:
     """Appends metrics to a workdir; what a stopped run wrote beyond `start_step` is dropped first.
 
-    Without `writes`, as on all hosts but the first, it only remembers them.
+    Without `writes`, as in all processes but the first, it only remembers them.
     """
 
     def __init__(self, workdir: epath.PathLike, start_step: int, writes: bool = True):
         self._workdir = epath.Path(workdir)
         self._remote = "://" in str(workdir)
-        self._events = None
+        self._events: Any = None
         self.records = [record for record in read_metrics(workdir) if record["step"] <= start_step]
         if writes:
             from tensorboardX import SummaryWriter  # Slow to import.
 
             self._replace()
-            # An endless queue: where the disk is full its writer dies, and a queue that fills up would wait for ever.
+            # An endless queue: on a full disk its writer dies, and a queue that fills up would wait for ever.
             self._events = SummaryWriter(str(workdir), purge_step=start_step + 1, max_queue=0)
 
     def write(self, step: int, epoch: float, **values: float) -> None:
@@ -78,7 +79,7 @@ class MetricsLog:
             self._events.close()
             if self.records:
                 replace_bytes(self._workdir / "curves.png", draw_curves(self.records))
-        except OSError as error:  # Not an error of its own, which would hide the one that ends the run.
+        except OSError as error:  # A warning: an error here would hide the one that ends the run.
             logger.warning("events and curves.png cannot be written in %s (%s)", self._workdir, error)
 
     def _replace(self) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere, nothing from other hosts."""
+"""What a person sees of a run: a bar on a terminal, plain lines elsewhere, and only from the first process."""
 
 import sys
 

@@ -1,6 +1,7 @@
-"""Everything a run tells while it trains: metrics, progress and where the time goes."""
+"""The log of a run: metrics into files, progress to the terminal, and the check that the loss is finite."""
 
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,19 +19,19 @@ _MEANS = ("train_loss", "train_top1", "grad_norm", "param_norm")
 
 
 class RunLog:
-    """Gathers the metrics of steps and passes them on; only the first host's reaches files and people."""
+    """Gathers the metrics of steps and passes them on; only the first process writes files and speaks."""
 
-    def __init__(self, workdir: epath.Path, model: GCViT, plan: Plan, devices: list, start_step: int):
+    def __init__(self, workdir: epath.Path, model: GCViT, plan: Plan, devices: list[jax.Device], start_step: int):
         self._plan, self._schedule = plan, plan.schedule
         self._progress = Progress(start_step, plan.last_step, speaks=processes.is_first())
         self._log = MetricsLog(workdir, start_step, writes=processes.is_first())
-        self._recent = []  # Metrics of the steps since the last line.
+        self._recent: list[dict[str, Any]] = []  # Metrics of the steps since the last line.
         self._began = time.perf_counter()
         self._compiled = False
-        self.clock = StepClock(model, plan.config.batch_size, devices)
+        self.clock = StepClock(model, plan.config.global_batch, devices)
 
     def step(self, metrics: dict[str, jax.Array], skipped: int) -> None:
-        """Takes a step's metrics, and waits for those of the step before: devices are never idle, nor far behind."""
+        """Takes a step's metrics and waits for the step before it: devices are neither idle nor far behind."""
         self._recent.append({**metrics, "skipped_images": skipped})
         if not self._compiled:
             jax.block_until_ready(metrics)

@@ -40,10 +40,12 @@ class StepClock:
 
     def __init__(self, model: GCViT, batch_size: int, devices: list[jax.Device]):
         self._batch_size, self._devices = batch_size, devices
+        # Images per second if all devices did nothing but the model's own operations, at their peak.
+        self._peak_rate = None
         peak = peak_flops(devices[0])
-        flops = peak and training_flops(model)  # Traced where it is of use.
-        # Images a second at which all devices would do nothing but useful operations.
-        self._peak_rate = peak * len(devices) * jax.process_count() / flops if flops else None
+        flops = training_flops(model) if peak else None
+        if peak and flops:
+            self._peak_rate = peak * len(devices) * jax.process_count() / flops
         self.start()
 
     def start(self) -> None:
@@ -64,7 +66,7 @@ class StepClock:
         self._waited[what] += time.perf_counter() - began
 
     def report(self) -> dict[str, float]:
-        """Images a second over all hosts, shares of the time, peak memory in GiB, and utilisation where known."""
+        """Images per second over all processes, shares of the time, peak memory in GiB, and utilization if known."""
         memory = {"peak_memory_gib": round(peak_memory(self._devices), 3)}
         if not self._steps:
             return memory
@@ -79,13 +81,13 @@ class StepClock:
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """FLOP/s that `device` can do at most in 16 bits, None where that is not known."""
+    """The peak FLOP/s of `device` in 16 bits, None if it is not known."""
     names = [name for name in _PEAK_FLOPS if re.match(rf"{name}\b", device.device_kind)]
     return _PEAK_FLOPS[max(names, key=len)] if names else None
 
 
 def training_flops(model: GCViT) -> float | None:
-    """FLOPs of training on one image, three times what XLA counts in the forward pass; None where it does not count."""
+    """FLOPs of training on one image, three times what XLA counts in the forward pass; None if it does not count."""
     size = model.preprocessing.image_size
     images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     forward = jax.jit(model.apply).lower({"params": abstract_params(model)}, images)
@@ -94,7 +96,7 @@ def training_flops(model: GCViT) -> float | None:
 
 
 def peak_memory(devices: list[jax.Device]) -> float:
-    """The most memory in GiB in use so far: of the fullest accelerator, or on a CPU of this process."""
+    """The peak memory in GiB so far: of the fullest accelerator, or on a CPU of this process."""
     statistics = [device.memory_stats() for device in devices]
     if statistics and all(statistics):
         return max(s["peak_bytes_in_use"] for s in statistics) / 2**30

@@ -23,7 +23,7 @@ def augment_as(config: TrainConfig):
 
 @pytest.fixture(scope="module", params=["everything", "jitter"])
 def augmented(request):
-    """A jitted function of key, images and index, with RandAugment and erasing or with colour jitter."""
+    """A jitted function of key, images and index, with RandAugment and erasing or with color jitter."""
     return augment_as(EVERYTHING if request.param == "everything" else TrainConfig(color_jitter=0.4))
 
 
@@ -45,7 +45,7 @@ def differing(a, b) -> np.ndarray:
     return np.abs(np.asarray(a) - np.asarray(b)).max((1, 2, 3)) > 0.1
 
 
-def test_without_options_images_are_only_normalised():
+def test_without_options_images_are_only_normalized():
     images = PHOTO[None]
     np.testing.assert_allclose(
         augment_as(NOTHING)(KEY, images, jnp.arange(1)), normalize(images, Preprocessing()), atol=1e-6
@@ -83,7 +83,7 @@ def test_color_jitter_keeps_the_range_and_means_well():
 
 @pytest.fixture(scope="module")
 def erased():
-    """3000 grey images (24, 36, 3) of value 50, of which a share of 0.4 is to lose a rectangle to noise."""
+    """3000 gray images (24, 36, 3) of value 50, of which a share of 0.4 is to lose a rectangle to noise."""
     image = jnp.full((24, 36, 3), 50.0)
     return np.asarray(jax.jit(jax.vmap(lambda key: erase(key, image, 0.4)))(jax.random.split(KEY, 3000)))
 
@@ -115,7 +115,7 @@ def test_erasing_fills_with_standard_normal_noise(erased):
     assert np.abs(np.corrcoef(noise[:-1, 0], noise[1:, 0])[0, 1]) < 0.02  # Each pixel has its own.
 
 
-def test_erasing_comes_after_normalisation():
+def test_erasing_comes_after_normalization():
     config = TrainConfig(flip=False, color_jitter=0.0, random_erasing=1.0)
     images = np.stack([PHOTO] * 16)
     noise = np.asarray(augment_as(config)(KEY, images, jnp.arange(16)))

@@ -25,7 +25,7 @@ def mixed():
     return brightness, targets, ((brightness[:, :2] > 0) & (brightness[:, :2] < 1)).any((1, 2, 3))
 
 
-def test_partners_are_neighbours_and_shares_are_true(mixed):
+def test_partners_are_neighbors_and_shares_are_true(mixed):
     brightness, targets, _ = mixed
     np.testing.assert_allclose(targets.sum(-1), 1, atol=1e-6)
     share = targets[:, 0, 0]
@@ -65,7 +65,7 @@ def test_boxes_have_the_area_unless_the_border_cuts_them():
     for lines, side in ((rows, SIZE[0]), (columns, SIZE[1])):
         whole = side * np.sqrt(areas)
         assert (lines <= whole[:, None]).all() and (lines.max(1) > whole - 2).all()  # Even, and thus up to 2 less.
-        assert (lines >= whole[:, None] / 2 - 2).all()  # The centre lies inside.
+        assert (lines >= whole[:, None] / 2 - 2).all()  # The center lies inside.
     small = boxes[1].mean(0)
     assert small[2:-2, 2:-2].min() > 0.03 and small.max() < 0.2  # Anywhere: 0.1 on average away from the border.
     assert (boxes[-1].all((1, 2))).sum() < 20

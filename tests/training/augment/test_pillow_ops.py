@@ -65,7 +65,7 @@ EXPECTED = {
 }
 
 
-# Pillow computes in float64 and rounds down: where we fall just short of an integer, we are one grey level darker. How
+# Pillow computes in float64 and rounds down: where we fall just short of an integer, we are one gray level darker. How
 # often that is depends on the code XLA makes: these shares of all values hold for both of its generators.
 BLENDS = ("autocontrast", "contrast", "color", "sharpness")
 DIFFERING = dict.fromkeys(OPERATIONS, 0.0) | dict.fromkeys(WARPS, 0.025) | dict.fromkeys(BLENDS, 0.005)

@@ -1,10 +1,21 @@
-"""Damaged and forged HDF5 files: one sentence, exit status 1, nothing written."""
-
+import re
 import shutil
 import zipfile
 
 import h5py
 import numpy as np
+import pytest
+
+from gcvit_flax.weights.convert import convert
+from gcvit_flax.weights.model_folder import load_model
+
+
+@pytest.mark.parametrize("name", ["micro.gcvit_tf.weights.h5", "micro.gcvit_tf_keras2.h5"])
+@pytest.mark.parametrize("keep", [0.001, 0.5, 0.999])
+def test_truncated(tmp_path, files, rejects, name, keep):
+    content = (files / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(len(content) * keep)])
+    assert "truncated or damaged HDF5" in rejects(tmp_path / name)
 
 
 def test_hdf5_that_reads_other_files(tmp_path, files, rejects):
@@ -93,3 +104,38 @@ def test_a_keras_file_whose_settings_are_not_ours(tmp_path, files, rejects):
     assert "global_pool='max'" in rejects(forge(b'"global_pool": "avg"', b'"global_pool": "max"'))
     assert "damaged" in rejects(forge(b'"global_pool"', b"'"))
     assert "drop_path_rate must be" in rejects(forge(b'"path_drop": 0.2', b'"path_drop": 7'))
+
+
+def test_a_network_inside_another_model_with_its_optimizer(tmp_path, files, assert_same_tree):
+    shutil.copy(files / "micro.gcvit_tf.weights.h5", tmp_path / "w.weights.h5")
+    with h5py.File(tmp_path / "w.weights.h5", "a") as file:
+        for name in list(file):
+            file.copy(name, f"layers2/gc_vi_t/{name}")
+            del file[name]
+        file.move("layers2", "layers")
+        file["optimizer/vars/0"] = np.int64(3)
+        file["layers/gc_vi_t/optimizer/vars/1"] = np.zeros((8, 8), np.float32)
+    report = convert(tmp_path / "w.weights.h5", tmp_path / "w")
+    assert report.skipped == 2
+    convert(files / "micro.gcvit_tf.weights.h5", tmp_path / "plain")
+    assert_same_tree(load_model(tmp_path / "w")[1], load_model(tmp_path / "plain")[1])
+
+
+def test_keras_2_names_with_slashes(tmp_path, files, assert_same_tree):
+    source = files / "micro.gcvit_tf_keras2.h5"
+    with h5py.File(source) as old, h5py.File(tmp_path / "slashes.h5", "w") as new:
+        new.attrs["layer_names"] = old.attrs["layer_names"]
+
+        def copy(name, item):
+            if hasattr(item, "shape"):
+                new["model_weights/" + _slashes(name)] = item[()]
+
+        old.visititems(copy)
+        new["optimizer_weights/Adam/m/head/kernel:0"] = np.zeros(3, np.float32)
+    assert convert(tmp_path / "slashes.h5", tmp_path / "slashes").skipped == 1
+    convert(source, tmp_path / "plain")
+    assert_same_tree(load_model(tmp_path / "slashes")[1], load_model(tmp_path / "plain")[1])
+
+
+def _slashes(name):
+    return re.sub(r"(levels|blocks|to_q_global|conv|fc)_(\d)", r"\1/\2", name)

@@ -1,33 +1,17 @@
-"""Damaged and forged zip archives and safetensors: one sentence, exit status 1, nothing written."""
+"""Damaged and forged zip archives: one sentence, exit status 1, nothing written."""
 
 import shutil
 import zipfile
 
 import pytest
-import safetensors.numpy
 
 
-@pytest.mark.parametrize(
-    ("name", "problem"),
-    [
-        ("micro.keras302.keras", "truncated or damaged zip"),
-        ("micro.nvlabs.pth.tar", "truncated or damaged zip"),
-        ("micro.gcvit_tf.weights.h5", "truncated or damaged HDF5"),
-        ("micro.gcvit_tf_keras2.h5", "truncated or damaged HDF5"),
-    ],
-)
+@pytest.mark.parametrize("name", ["micro.keras302.keras", "micro.nvlabs.pth.tar"])
 @pytest.mark.parametrize("keep", [0.001, 0.5, 0.999])
-def test_truncated(tmp_path, files, rejects, name, problem, keep):
+def test_truncated(tmp_path, files, rejects, name, keep):
     content = (files / name).read_bytes()
     (tmp_path / name).write_bytes(content[: int(len(content) * keep)])
-    assert problem in rejects(tmp_path / name)
-
-
-@pytest.mark.parametrize("keep", [0.001, 0.5, 0.999])
-def test_truncated_safetensors(tmp_path, official, rejects, keep):
-    content = safetensors.numpy.save(official)
-    (tmp_path / "t.safetensors").write_bytes(content[: int(len(content) * keep)])
-    assert "truncated or damaged safetensors" in rejects(tmp_path / "t.safetensors")
+    assert "truncated or damaged zip" in rejects(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["micro.keras302.keras", "micro.nvlabs.pth.tar"])

@@ -1,0 +1,92 @@
+"""Classifies image files: paths in, the best classes out, in batches."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gcvit_flax.config import Preprocessing
+from gcvit_flax.data.crops import evaluation_crop, whole_image
+from gcvit_flax.data.decode import decode
+from gcvit_flax.data.preprocess import normalize
+from gcvit_flax.errors import UserError
+from gcvit_flax.weights.classes import best_classes
+
+if TYPE_CHECKING:  # JAX is slow to import, and a program's help needs none.
+    from gcvit_flax.inference import Predictor
+    from gcvit_flax.model.gcvit import GCViT
+
+_WHOLE_IMAGES_AT_A_TIME = 64  # They have up to five shapes: more of them make fuller batches of each.
+
+
+def predict(
+    model: "GCViT",
+    variables: dict[str, Any],
+    names: Sequence[str],
+    paths: Sequence[str],
+    top_k: int = 5,
+    batch_size: int = 16,
+    whole: bool = False,
+) -> Iterator[tuple[str, list[dict[str, Any]] | UserError]]:
+    """Yields each path with its `top_k` classes, best first, as {"class", "index", "probability"}.
+
+    A file that cannot be read has the error instead. Paths keep their order and are read a batch at a time. With
+    `whole`, for models with `pad_to_windows`, the network sees the whole image (`whole_image`); one program is compiled
+    for each shape.
+
+    Raises:
+      UserError: (a ValueError) a model whose outputs are not finite.
+    """
+    from gcvit_flax.inference import Predictor
+
+    predictor = Predictor(model, variables)
+    at_a_time = max(batch_size, _WHOLE_IMAGES_AT_A_TIME) if whole else batch_size
+    for start in range(0, len(paths), at_a_time):
+        chunk = paths[start : start + at_a_time]
+        images = [_read(path, model.preprocessing, whole) for path in chunk]
+        readable = [image for image in images if not isinstance(image, UserError)]
+        shrink = len(paths) <= at_a_time
+        logits = iter(_logits(predictor, model.preprocessing, readable, batch_size, shrink=shrink))
+        for path, image in zip(chunk, images, strict=True):
+            yield path, image if isinstance(image, UserError) else _best(next(logits), names, top_k)
+
+
+def _read(path: str, preprocessing: Preprocessing, whole: bool) -> np.ndarray | UserError:
+    """The network's view of a file, uint8 (H, W, 3), or why it cannot be read; the full-size image is not kept."""
+    try:
+        image = decode(path)
+        if min(image.size) < 2:
+            raise UserError(
+                f"{path}: {image.width}x{image.height} px, expected at least 2 per side; replace or remove it"
+            )
+    except UserError as error:
+        return error
+    return evaluation_crop(image, whole_image(image, preprocessing) if whole else preprocessing)
+
+
+def _logits(
+    predictor: "Predictor", preprocessing: Preprocessing, images: list[np.ndarray], batch_size: int, *, shrink: bool
+) -> list[np.ndarray]:
+    """The logits (classes,) of each image, computed in padded batches of one size, so that each shape compiles once.
+
+    `shrink` is for when no more images follow: a batch is then no larger than the power of two that holds the images of
+    its shape. There are few such sizes, so the compilation cache soon has them.
+    """
+    logits: dict[int, np.ndarray] = {}
+    for shape in {image.shape for image in images}:
+        same = [index for index, image in enumerate(images) if image.shape == shape]
+        size = min(batch_size, 1 << (len(same) - 1).bit_length()) if shrink else batch_size
+        for start in range(0, len(same), size):
+            batch = same[start : start + size]
+            padded = np.zeros((size, *shape), np.uint8)
+            padded[: len(batch)] = [images[index] for index in batch]
+            rows = np.asarray(predictor(normalize(padded, preprocessing)))
+            logits |= zip(batch, rows, strict=False)  # Leaves out the rows of the padding.
+    return [logits[index] for index in range(len(images))]
+
+
+def _best(logits: np.ndarray, names: Sequence[str], top_k: int) -> list[dict[str, Any]]:
+    if not np.isfinite(logits).all():
+        raise UserError("the model's outputs are not finite: its parameters are damaged, train or convert it again")
+    best = best_classes(logits, top_k)
+    return [{"class": names[index], "index": index, "probability": probability} for index, probability in best]

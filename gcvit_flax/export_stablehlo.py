@@ -1,0 +1,171 @@
+"""Writes a model folder as a StableHLO program that runs without this package, and checks it."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+import gcvit_flax
+from gcvit_flax.atomic import replacing_folder
+from gcvit_flax.config import check_choice
+from gcvit_flax.errors import UserError
+from gcvit_flax.model.fuse import fuse_parameters
+from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.weights.folder_config import FOLDER_CONFIG_NAME, folder_config_text, read_folder_config
+from gcvit_flax.weights.model_folder import load_model
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+PROGRAM_NAME = "model.stablehlo"
+# By compute dtype, as a share of the largest logit. Fused parameters and another order of sums change bfloat16's logits
+# by about 1e-2.
+TOLERANCES = {"float32": 1e-5, "bfloat16": 5e-2}
+_FORMAT = "gcvit_flax export"
+_FILE_FORMAT = "StableHLO as jax.export serializes it: jax.export.deserialize(bytes).call(images), with flatbuffers"
+_UNCHECKED = "not checked: that is done on the CPU, which is not among the platforms"
+# Calls the exported program in a process where this package cannot be imported.
+_CALLER = """
+import sys
+sys.modules.update(dict.fromkeys(["gcvit_flax", "flax", "einops"]))  # Importing them fails.
+import jax, jax.export, numpy as np
+program, folder, *batches = sys.argv[1:]
+call = jax.export.deserialize(open(program, "rb").read()).call
+images = np.load(f"{folder}/images.npy")
+for batch in map(int, batches):
+    np.save(f"{folder}/logits_{batch}.npy", call(images[:batch]))
+"""
+
+
+def export_model(
+    model_dir: str | os.PathLike,
+    out: str | os.PathLike,
+    batch: int | None = None,
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    dtype: str = "float32",
+) -> str:
+    """Writes the model in `model_dir`, with its parameters, as a program into the folder `out`; returns a report.
+
+    The program maps float32 images (batch, H, W, 3), normalized as by `preprocess`, to float32 logits (batch, classes);
+    without `batch`, the batch size is left open. If `platforms` has the CPU, the program is first called in a new
+    process without this package, and its logits are compared with the model's. `out` is written atomically, and
+    replaces an earlier export.
+
+    Raises:
+      UserError: (a ValueError) an invalid option or folder, or logits that differ by more than 1e-5 of the largest
+        (5e-2 in bfloat16).
+    """
+    out = Path(os.path.abspath(out))
+    if batch is not None and batch < 1:
+        raise UserError(f"a batch must be at least 1 image, got {batch}")
+    for name in platforms:
+        check_choice("a platform", name, PLATFORMS)
+    check_choice("dtype", dtype, tuple(TOLERANCES))
+    _check_replaceable(out)
+    folder_config = read_folder_config(model_dir)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        model, variables = load_model(model_dir, dtype=jnp.dtype(dtype))
+        try:
+            with replacing_folder(out) as draft:
+                exported = _export(model, variables, batch, platforms)
+                program = exported.serialize()
+                (draft / PROGRAM_NAME).write_bytes(program)
+                description = _make_description(folder_config, model, exported, dtype)
+                (draft / FOLDER_CONFIG_NAME).write_text(folder_config_text(description))
+                checked = _UNCHECKED
+                if "cpu" in platforms:
+                    checked = _compare_in_new_process(Path(draft / PROGRAM_NAME), model, variables, batch, dtype)
+        except OSError as error:
+            raise UserError(f"{out} cannot be written ({error.strerror or error}): choose another place") from error
+    what = f"{dtype}, batch {batch or 'dynamic'}, for {', '.join(exported.platforms)}"
+    return f"{out / PROGRAM_NAME}: {len(program):,} bytes, {what}\n{checked}"
+
+
+def _check_replaceable(out: Path) -> None:
+    """Raises UserError unless `out` does not exist or holds an earlier export."""
+    try:
+        replaceable = not out.exists() or json.loads((out / FOLDER_CONFIG_NAME).read_text()).get("format") == _FORMAT
+    except (OSError, ValueError, AttributeError):
+        replaceable = False
+    if not replaceable:
+        raise UserError(f"{out} exists and is not an earlier export: choose another path or remove it")
+
+
+def _export(
+    model: GCViT, variables: dict[str, Any], batch: int | None, platforms: Sequence[str]
+) -> jax.export.Exported:
+    """The model with fused parameters inside, as an exported function of images alone."""
+    fused, constants = fuse_parameters(model, variables)
+    shape = jax.export.symbolic_shape("{}, {}, {}, 3".format(batch or "batch", *model.preprocessing.image_size))
+    function = jax.jit(lambda images: fused.apply(constants, images))
+    return jax.export.export(function, platforms=platforms)(jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def _make_description(
+    folder_config: dict[str, Any], model: GCViT, exported: jax.export.Exported, dtype: str
+) -> dict[str, Any]:
+    """The export's config.json: all that is needed to use the program without this package."""
+
+    def array(name: str, aval: jax.core.ShapedArray) -> dict[str, Any]:
+        shape = [side if isinstance(side, int) else str(side) for side in aval.shape]
+        return {"name": name, "shape": shape, "dtype": str(aval.dtype)}
+
+    return {
+        "format": _FORMAT,
+        "format_version": 1,
+        "gcvit_flax_version": gcvit_flax.__version__,
+        "file": PROGRAM_NAME,
+        "file_format": _FILE_FORMAT,
+        "jax_version": jax.__version__,
+        "calling_convention_version": exported.calling_convention_version,
+        "platforms": list(exported.platforms),
+        "input": array("images", exported.in_avals[0])
+        | {"values": "RGB, resized and cropped as in preprocessing, then (pixel / 255 - mean) / std"},
+        "output": array("logits" if model.config.num_classes else "features", exported.out_avals[0]),
+        "compute_dtype": dtype,
+        "preprocessing": dataclasses.asdict(model.preprocessing),
+        "class_names": folder_config["class_names"],
+        "variant": folder_config["variant"],
+        "reference": folder_config["reference"],
+        "parameter_count": folder_config["parameter_count"],
+        "weights_licence": folder_config["weights_licence"],
+    }
+
+
+def _compare_in_new_process(
+    program: Path, model: GCViT, variables: dict[str, Any], batch: int | None, dtype: str
+) -> str:
+    """Calls `program` in a new process and reports how much its logits differ from the model's.
+
+    Raises:
+      UserError: a program that does not run, or logits that differ by more than the tolerance.
+    """
+    batches = [1, 3] if batch is None else [batch]
+    images = np.random.default_rng(0).normal(size=(max(batches), *model.preprocessing.image_size, 3))
+    images = images.astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/images.npy", images)
+        command = [sys.executable, "-c", _CALLER, program, folder, *batches]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        process = subprocess.run([*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True)
+        if process.returncode:
+            reason = (process.stderr.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
+            raise UserError(f"the exported program does not run in a fresh process ({reason}): nothing was written")
+        logits = [np.load(f"{folder}/logits_{size}.npy") for size in batches]
+    expected = np.asarray(jax.jit(model.apply)(variables, images))
+    difference = max(np.abs(some - expected[: len(some)]).max() for some in logits) / np.abs(expected).max()
+    if not difference <= TOLERANCES[dtype]:  # Also if it is NaN.
+        raise UserError(
+            f"the exported program's logits differ from the model's by {difference:.1e} of the largest, more than "
+            f"{TOLERANCES[dtype]:g}: nothing was written"
+        )
+    sizes = " and ".join(map(str, batches))
+    return f"checked in a fresh process, batch {sizes}: logits differ by {difference:.1e} of the largest"
