@@ -25,7 +25,7 @@ _COPY_BYTES = 2**28
 
 
 def start(config: TrainConfig, class_names: tuple[str, ...]) -> tuple[TrainConfig, GCViT, list, TrainState]:
-    """What the trainer has before its first step: settled options, model, devices, and the state on all of them."""
+    """What the trainer has before its first step: resolved options, model, devices and the state on all of them."""
     simulate_devices(config.devices)
     model = build_model(config, class_names)
     config = resolve_defaults(config, model.config)

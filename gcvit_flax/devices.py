@@ -54,7 +54,7 @@ def choose_devices(batch_size: int, count: int | None = None, unit: int = 1) -> 
     if count is not None and not 1 <= count <= len(devices):
         raise UserError(f"--devices must be from 1 to {len(devices)}, the number there are, got {count}")
     if count is not None and processes > 1 and count != len(devices):
-        raise UserError(f"--devices {count} of {len(devices)} is for one host alone: leave it out where several train")
+        raise UserError(f"--devices {count} of {len(devices)} is for a single process: leave it out when several train")
     if count is None and processes == 1 and jax.default_backend() == "cpu":
         count = max((n for n in range(1, len(devices) + 1) if batch_size % (n * unit) == 0), default=None)
     devices = devices[:count]
@@ -84,7 +84,7 @@ def enable_compilation_cache() -> None:
     except OSError as error:
         jax.config.update("jax_compilation_cache_dir", None)
         logger.warning(
-            "compiled programs cannot be kept (%s): every run compiles anew; free the folder or set "
+            "compiled programs cannot be kept (%s): every run compiles them again; free the folder or set "
             "JAX_COMPILATION_CACHE_DIR to another",
             error,
         )

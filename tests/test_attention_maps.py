@@ -1,4 +1,4 @@
-"""The pictures that `python -m gcvit_flax.attention_maps` draws, and what it says to wrong requests."""
+"""The pictures that `python -m gcvit_flax.attention_maps` draws, and its error messages."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from gcvit_flax.visualize.attention_weights import attention_map
 from gcvit_flax.visualize.overlay import overlay
 from gcvit_flax.weights.model_folder import save_model
 
-MODEL = GCViT(TINY, Preprocessing((32, 32)))  # It sees the middle of an image.
+MODEL = GCViT(TINY, Preprocessing((32, 32)))  # It sees a center crop.
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def variables() -> dict:
 
 @pytest.fixture(scope="module")
 def folder(variables, tmp_path_factory):
-    """The network as a folder, beside chelsea, 451 x 300 px, and an image of one row of pixels."""
+    """A folder with the model, skimage's cat of 451 x 300 px, an image of one row of pixels, and a folder.png."""
     folder = tmp_path_factory.mktemp("attention")
     save_model(folder / "model", MODEL, variables)
     Image.fromarray(skimage.data.chelsea()).save(folder / "cat.png")
@@ -93,7 +93,7 @@ def test_several_maps_are_titled_panels(command, monkeypatch, arguments, titles)
     )
     assert command(f"model {arguments}")[0] == 0
     drawn = [axes.get_title().split("\n")[0] for axes in figures[0].axes]
-    assert [title for title in drawn if title] == titles  # The colour bar has none.
+    assert [title for title in drawn if title] == titles  # The color bar has none.
     assert np.asarray(Image.open("panels.png")).std() > 10
 
 

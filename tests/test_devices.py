@@ -8,13 +8,13 @@ from gcvit_flax.devices import choose_devices, enable_compilation_cache
 
 
 @pytest.fixture(autouse=True)
-def the_cache_as_it_was():
+def restored_cache_folder():
     before = jax.config.jax_compilation_cache_dir
     yield
     jax.config.update("jax_compilation_cache_dir", before)
 
 
-def test_a_batch_takes_the_devices_that_divide_it():
+def test_the_number_of_devices_divides_the_batch():
     assert len(choose_devices(4)) == 2 and len(choose_devices(3)) == 1 and len(choose_devices(4, 1)) == 1
     with pytest.raises(ValueError, match="a batch of 3 does not divide over 2 devices"):
         choose_devices(3, 2)
@@ -23,7 +23,7 @@ def test_a_batch_takes_the_devices_that_divide_it():
             choose_devices(4, count)
 
 
-def test_compiled_programs_are_kept_where_that_is_possible(tmp_path, caplog):
+def test_compiled_programs_are_kept_if_possible(tmp_path, caplog):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "new" / "cache"))
     enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "new" / "cache") and not caplog.records
@@ -36,7 +36,7 @@ def test_compiled_programs_are_kept_where_that_is_possible(tmp_path, caplog):
     assert "compiled programs cannot be kept" in caplog.text
 
 
-def test_a_full_disk_keeps_nothing(tmp_path, caplog):
+def test_a_full_disk_disables_the_cache(tmp_path, caplog):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     with caplog.at_level(logging.WARNING), full_disk():
         enable_compilation_cache()
@@ -44,7 +44,7 @@ def test_a_full_disk_keeps_nothing(tmp_path, caplog):
     assert "compiled programs cannot be kept" in caplog.text
 
 
-def test_without_a_choice_they_are_kept_at_home(tmp_path, monkeypatch):
+def test_by_default_they_are_kept_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     jax.config.update("jax_compilation_cache_dir", None)
     enable_compilation_cache()

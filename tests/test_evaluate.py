@@ -22,7 +22,7 @@ CLASSES = ("blue_things", "green_things", "red_things")
 def model_dir(tmp_path_factory):
     model = gcvit_flax.create_model(TINY)
     params = gcvit_flax.init_params(model, jax.random.key(0))
-    params["head"]["kernel"] *= 20.0  # So that it does not take all for one class.
+    params["head"]["kernel"] *= 20.0  # So that it does not predict one class for all.
     folder = tmp_path_factory.mktemp("model") / "tiny"
     gcvit_flax.save_model(folder, model, {"params": params}, class_names=CLASSES)
     return folder
@@ -46,7 +46,7 @@ def run(capsys, *arguments) -> str:
 
 
 def test_counts_are_exact_and_corrupt_images_left_out(model_dir, damaged, tmp_path, capsys):
-    """Eight readable images of nine in batches of four on two devices, against the predictions one by one."""
+    """Eight readable images of nine in batches of four on two devices, against predictions computed separately."""
     arguments = (model_dir, "--data", f"folder:{damaged}", "--batch-size", "4")
     picture = tmp_path / "confusion.png"
     results = json.loads(run(capsys, *arguments, "--skip-corrupt", "--confusion", picture, "--json"))
@@ -57,7 +57,7 @@ def test_counts_are_exact_and_corrupt_images_left_out(model_dir, damaged, tmp_pa
     logits = jax.jit(model.apply)(variables, gcvit_flax.preprocess(paths, model))
     log_probabilities = np.asarray(jax.nn.log_softmax(logits))
     predicted = log_probabilities.argmax(-1)
-    assert len(set(predicted)) > 1, "this test sees nothing where all is one class"
+    assert len(set(predicted)) > 1, "one class for all would hide errors"
 
     assert (results["count"], results["skipped"]) == (8, 1)
     assert results["top1"] == (predicted == labels).mean() and results["top5"] == 1.0
@@ -69,7 +69,7 @@ def test_counts_are_exact_and_corrupt_images_left_out(model_dir, damaged, tmp_pa
     assert Image.open(picture).size > (400, 400)
 
 
-def test_people_see_what_the_numbers_depend_on(model_dir, photos, capsys, monkeypatch):
+def test_the_text_shows_what_the_numbers_depend_on(model_dir, photos, capsys, monkeypatch):
     results = {"loss": 0.5, "top1": 0.75, "top5": 1.0, "count": 8}
     asked = []
     monkeypatch.setattr(evaluation, "run_evaluation", lambda *arguments: asked.append(arguments) or dict(results))
@@ -85,7 +85,7 @@ def test_people_see_what_the_numbers_depend_on(model_dir, photos, capsys, monkey
         run(capsys, *arguments)
 
 
-def test_what_does_not_fit_is_said_before_the_work(model_dir, photos, tmp_path, capsys, monkeypatch):
+def test_mistakes_are_reported_before_the_evaluation(model_dir, photos, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluation, "run_evaluation", None)
     shutil.copytree(photos / "val", tmp_path / "renamed")
     (tmp_path / "renamed" / "red_things").rename(tmp_path / "renamed" / "roses")

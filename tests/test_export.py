@@ -1,4 +1,4 @@
-"""Exported programs: they run without the package, give the model's logits, or are not written."""
+"""Exported programs run without the package and give the model's logits, or are not written."""
 
 import functools
 import json
@@ -24,7 +24,7 @@ NAMES = ["cat", "dog", "eel"]
 
 @pytest.fixture(scope="module")
 def padded(tmp_path_factory):
-    """A model, and its folder, whose images are not whole windows at any level."""
+    """A model folder, its model, variables and images; the maps are not whole windows at any level."""
     model = gcvit_flax.create_model(TINY, pad_to_windows=True, image_size=(40, 36))
     rng = np.random.default_rng(0)
     params = gcvit_flax.init_params(model, jax.random.key(0))
@@ -40,7 +40,7 @@ def names_in(folder) -> list[str]:
 
 
 def zeros_for(*platforms: str) -> jax.export.Exported:
-    """A program of the right shapes that takes no time to compile and gives no logits."""
+    """A program of the right shapes that is quick to compile and returns zeros."""
     zeros = jax.jit(lambda images: 0 * images[:, :3, 0, 0])
     return jax.export.export(zeros, platforms=platforms)(jax.ShapeDtypeStruct((2, 40, 36, 3), jnp.float32))
 
@@ -53,7 +53,7 @@ def read(out) -> tuple[jax.export.Exported, dict]:
 
 @pytest.fixture(scope="module")
 def exported(padded, tmp_path_factory):
-    """The folder and the report of an export as a user makes it who chooses nothing."""
+    """The folder and the report of an export with default options."""
     out = tmp_path_factory.mktemp("exports") / "new" / "any"
     return out, export_model(padded[0], out)
 
@@ -78,7 +78,7 @@ def test_a_program_for_any_batch_gives_the_models_logits(padded, exported):
     assert gcvit_flax.Preprocessing(**folder_config["preprocessing"]) == model.preprocessing
 
 
-def test_an_earlier_export_is_replaced_by_a_checked_one_alone(padded, exported, tmp_path, monkeypatch):
+def test_only_a_checked_program_replaces_an_earlier_export(padded, exported, tmp_path, monkeypatch):
     folder, out = padded[0], tmp_path / "out"
     shutil.copytree(exported[0], out)
     (out / "notes.txt").touch()

@@ -9,7 +9,7 @@ from gcvit_flax import inference
 
 @pytest.mark.parametrize("batch", [1, 8])
 def test_predictor_gives_the_models_logits_in_the_images_order(batch, monkeypatch):
-    monkeypatch.setattr(inference, "_PIXELS_AT_A_TIME", 2 * 32 * 32)  # So that four images a device go in two parts.
+    monkeypatch.setattr(inference, "_PIXELS_AT_A_TIME", 2 * 32 * 32)  # Four images per device then go in two parts.
     model = gcvit_flax.create_model(TINY)
     params = gcvit_flax.init_params(model, jax.random.key(0))
     rng = np.random.default_rng(0)

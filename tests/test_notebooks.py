@@ -1,6 +1,7 @@
 import json
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 from small import ROOT, SMALL
 
@@ -10,7 +11,7 @@ MICRO = ROOT / "tests" / "fixtures" / "micro.keras302.keras"
 
 @pytest.fixture
 def parameters(photos, tmp_path, monkeypatch):
-    """What each notebook's cell of parameters is replaced by, to run offline and at a small size."""
+    """The values that replace each notebook's parameters, so that it runs offline and at a small size."""
     from gcvit_flax.weights.convert import convert
 
     monkeypatch.chdir(tmp_path)
@@ -36,7 +37,7 @@ def test_notebook_runs_from_start_to_end(path, parameters):
         if number == 0:
             assert parameters[path.stem].keys() <= namespace.keys()
             namespace |= parameters[path.stem]
-    matplotlib.pyplot.close("all")
+    plt.close("all")
 
 
 def test_notebooks_define_no_layers():

@@ -1,4 +1,4 @@
-"""What an installation has: programs, types, and papers that agree with each other."""
+"""The installed package: console scripts, types, light imports, and metadata that agree."""
 
 import functools
 import importlib
@@ -16,7 +16,7 @@ import gcvit_flax
 from gcvit_flax import scripts
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-# Each console script and what it is another name for.
+# Each console script and the program that it runs.
 PROGRAMS = {
     "gcvit-train": "train.py",
     "gcvit-convert": "convert_keras_weights.py",
@@ -41,7 +41,7 @@ def original(program: str) -> None:
 
 
 def ran(function, name, arguments, monkeypatch, capsys) -> tuple:
-    """Exit status, stdout and stderr, without the program's own names and the lines as long as they are."""
+    """Exit status, stdout and stderr, without the program's names and rules whose length depends on them."""
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as stop:
@@ -54,7 +54,7 @@ def test_every_program_has_a_console_script():
     assert PROJECT["project"]["scripts"].keys() == PROGRAMS.keys()
 
 
-# runpy says so where a module is there already; taking it away would leave two of it to the other tests.
+# runpy warns if a module is already imported; removing it would give other tests a second copy.
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_console_scripts_are_the_same_programs(name, tmp_path, monkeypatch, capsys):

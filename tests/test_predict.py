@@ -18,7 +18,7 @@ from gcvit_flax.predict import main, predict
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory):
-    """A model folder with lively parameters, whose answers differ from image to image."""
+    """A model folder with parameters far from zero, so that predictions differ between images."""
     model = gcvit_flax.create_model(TINY)
     rng = np.random.default_rng(0)
     params = gcvit_flax.init_params(model, jax.random.key(0))
@@ -46,7 +46,7 @@ def run(capsys, *arguments) -> tuple[int, list[dict], str]:
     return status, [json.loads(line) for line in output.out.splitlines()], output.err
 
 
-def test_results_are_in_order_and_the_models_and_broken_files_are_passed_over(model_dir, capsys):
+def test_results_match_the_model_in_order_and_broken_files_are_reported(model_dir, capsys):
     paths = [draw(f"{seed}.png", 32 + seed, 40, seed) for seed in range(5)]
     with open("poem.jpg", "w") as file:
         file.write("roses are red")
@@ -65,11 +65,11 @@ def test_results_are_in_order_and_the_models_and_broken_files_are_passed_over(mo
         np.testing.assert_allclose([found[index] for index in range(3)], expected, atol=1e-5)
         assert [entry["class"] for entry in line["predictions"]] == [["cat", "dog", "eel"][i] for i in found]
         assert list(found.values()) == sorted(found.values(), reverse=True)
-    assert len({str(line["predictions"]) for line in lines}) == 5, "this test sees no order where all are alike"
+    assert len({str(line["predictions"]) for line in lines}) == 5, "equal predictions would hide a wrong order"
 
 
-def test_whole_images_of_any_size_compile_a_program_a_shape(model_dir, capsys, monkeypatch):
-    """At a nominal 64 px three of the five shapes differ; a batch is filled up, so that none has another size."""
+def test_whole_images_of_any_size_compile_one_program_per_shape(model_dir, capsys, monkeypatch):
+    """At a nominal 64 px three of the five shapes differ; batches are padded to one size."""
     model, variables = gcvit_flax.load_model(model_dir, pad_to_windows=True, image_size=64)
     made, Predictor = [], inference.Predictor
 
@@ -84,7 +84,7 @@ def test_whole_images_of_any_size_compile_a_program_a_shape(model_dir, capsys, m
     results = dict(predict(model, variables, "abc", paths, batch_size=2, whole=True))
     assert list(results) == paths
     assert {shape[0] for shape in made[0].programs} == {2} and len(made[0].programs) == 3
-    for path in paths[:4]:  # Alone, as in company.
+    for path in paths[:4]:  # Each by itself gives the same result as in its batch.
         image = decode(path)
         shown = crops.whole_image(image, model.preprocessing)
         pair = np.stack([normalize(crops.evaluation_crop(image, shown), shown)] * 2)
@@ -120,7 +120,7 @@ def test_a_heat_map_is_drawn_for_one_image_and_checked_before_the_work(model_dir
         assert message in capsys.readouterr().err
 
 
-def test_parameters_that_give_no_numbers_are_reported(model_dir):
+def test_outputs_that_are_not_finite_are_reported(model_dir):
     model, variables = gcvit_flax.load_model(model_dir)
     variables["params"]["head"]["bias"] = np.full(3, np.nan, np.float32)
     with pytest.raises(gcvit_flax.UserError, match="outputs are not finite"):

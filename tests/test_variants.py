@@ -6,7 +6,7 @@ from gcvit_flax.config import REFERENCES, GCViTConfig
 from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.variants import VARIANTS, resolve_config, variant_name
 
-# Trainable parameters as the official release, timm and the Keras summary report them.
+# Trainable parameters, as reported by the official release, timm and the Keras summary.
 PARAMETER_COUNTS = {
     "gcvit_xxtiny": 11_995_428,
     "gcvit_xtiny": 19_981_294,
@@ -21,7 +21,7 @@ PARAMETER_COUNTS = {
 }
 
 
-def test_no_variant_is_untested():
+def test_every_variant_is_tested():
     assert PARAMETER_COUNTS.keys() == VARIANTS.keys()
 
 
@@ -34,7 +34,7 @@ def test_parameter_count(name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_variant_is_recognised_whatever_its_head(name):
+def test_variant_is_recognized_whatever_its_head(name):
     assert variant_name(resolve_config(name, num_classes=5, drop_path_rate=0.0, reference="keras_io")) == name
     assert variant_name(resolve_config(name, mlp_ratio=4.0)) is None
 
@@ -74,7 +74,7 @@ def test_reference_sets_both_fields(reference):
         (dict(dropout_rate=1.0), "dropout_rate must be at least 0 and below 1"),
     ],
 )
-def test_what_does_not_fit_is_a_value_error(arguments, expected):
+def test_contradictions_are_value_errors(arguments, expected):
     with pytest.raises(ValueError, match=expected):
         resolve_config(**arguments)
 
@@ -86,7 +86,7 @@ def test_pad_to_windows_keeps_windows_and_query_stages():
     assert model.preprocessing.image_size == (300, 401)
 
 
-def test_config_given_whole_is_taken_as_it_is():
+def test_a_complete_config_is_unchanged():
     config = GCViTConfig(image_size=32, window_size=(4, 4, 2, 1), num_classes=7)
     assert create_model(config).config == config
     assert create_model(config, image_size=32).config.window_size == config.window_size

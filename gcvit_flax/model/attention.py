@@ -87,7 +87,7 @@ class WindowAttention(nn.Module):
         return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
 
     def _bias(self) -> jax.Array:
-        """What is added to the logits, (h or 1, T, T)."""
+        """The bias added to the attention logits, (h or 1, T, T)."""
         tokens = self.window[0] * self.window[1]
         if self.relative_position_bias == "expanded":
             return self.param("relative_position_bias", normal_init, (self.num_heads, tokens, tokens))

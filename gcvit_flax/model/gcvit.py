@@ -53,7 +53,7 @@ class GCViT(nn.Module):
             self.head = Dense(config.num_classes, dtype=jnp.float32)
 
     def __call__(self, images: jax.Array, *, train: bool = False, example_index: jax.Array | None = None) -> jax.Array:
-        """Logits (B, num_classes), never softmaxed; the pooled features (B, 8C) where num_classes is 0."""
+        """Logits (B, num_classes), never softmaxed; the pooled features (B, 8C) if num_classes is 0."""
         return self.classify(self.features(images, train=train, example_index=example_index)[-1])
 
     def embed(self, images: jax.Array, *, train: bool = False, example_index: jax.Array | None = None) -> jax.Array:
@@ -61,7 +61,7 @@ class GCViT(nn.Module):
         return self._pool(self.features(images, train=train, example_index=example_index)[-1])
 
     def classify(self, last: jax.Array) -> jax.Array:
-        """What `__call__` gives for images whose last level's map is `last` (B, H/32, W/32, 8C)."""
+        """The output of `__call__` from the last level's map (B, H/32, W/32, 8C)."""
         pooled = self._pool(last)
         return self.head(pooled) if self.config.num_classes else pooled
 

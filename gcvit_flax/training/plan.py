@@ -44,7 +44,7 @@ class Plan:
 
     @property
     def last_step(self) -> int:
-        """Where this run stops."""
+        """The step at which this run stops."""
         return min(self.total_steps, self.config.max_steps or self.total_steps)
 
     @property

@@ -27,7 +27,7 @@ def numbered():
     return ListSource(images, np.arange(10), [str(number) for number in range(10)])
 
 
-def test_every_example_is_seen_once_an_epoch_in_a_new_order(numbered):
+def test_every_example_is_seen_once_per_epoch_in_a_new_order(numbered):
     labels = np.concatenate([batch["label"] for batch in collect(numbered, 5)])
     assert sorted(labels[:10]) == sorted(labels[10:]) == list(range(10))
     assert labels[:10].tolist() != labels[10:].tolist()
@@ -72,7 +72,7 @@ def test_squashing_resizes_the_whole_image(noise):
 
 @pytest.fixture
 def damaged(tmp_path):
-    """Ten photos, of which the third is not one and the seventh is missing."""
+    """Ten image files: the third holds text and the seventh is missing."""
     paths = [tmp_path / f"{number}.png" for number in range(10)]
     for number, path in enumerate(paths):
         Image.new("RGB", (9, 9), (number, number, number)).save(path)
@@ -81,7 +81,7 @@ def damaged(tmp_path):
     return ListSource(paths, np.arange(10), [str(path) for path in paths])
 
 
-def test_a_readable_image_stands_in_for_a_corrupt_one(damaged, caplog):
+def test_a_readable_image_replaces_a_corrupt_one(damaged, caplog):
     batches = collect(damaged, 10, batch_size=2, skip_corrupt=True)
     assert all(batch["image"].shape == (2, 8, 8, 3) for batch in batches)
     labels = np.concatenate([batch["label"] for batch in batches])
@@ -99,7 +99,7 @@ def test_a_readable_image_stands_in_for_a_corrupt_one(damaged, caplog):
 
 
 def damaged_labels(damaged: ListSource) -> ListSource:
-    """The same labels on images that can all be read."""
+    """The same labels on readable images."""
     return ListSource([np.zeros((9, 9, 3), np.uint8)] * len(damaged), damaged.labels, damaged.names)
 
 
@@ -110,7 +110,7 @@ def test_worker_processes_give_the_same_batches(damaged):
         np.testing.assert_array_equal(a["image"], b["image"])
 
 
-def test_where_nothing_can_be_read_nothing_stands_in(damaged):
+def test_without_a_readable_image_there_is_an_error(damaged):
     for path in damaged.images:
         path.unlink(missing_ok=True)
     with pytest.raises(UserError, match=r"none of 10 images tried can be read: .*png: there is no such image file"):
@@ -130,7 +130,7 @@ def test_a_folder_that_vanishes_is_named_without_noise(tmp_path, workers, capfd)
     next(batches)
     shutil.rmtree(tmp_path / "dog")
     with pytest.raises(UserError, match=r"dog/\d.png: there is no such image file"):
-        for _ in range(100):  # Some batches had been read ahead.
+        for _ in range(100):  # Some batches were read ahead.
             next(batches)
     assert "Traceback" not in capfd.readouterr().err
 

@@ -13,7 +13,7 @@ from gcvit_flax.data.crops import evaluation_crop, whole_image
     [((100, 50), "center", 64), ((50, 100), "center", 0), ((100, 50), "squash", 0)],
 )
 def test_evaluation_crop_geometry(size, crop_mode, corner):
-    """A horizontal ramp 0..255: how much of it is left at the crop's corner tells what was cut away."""
+    """On a horizontal ramp 0..255, the value at the crop's corner shows how much was cut off."""
     ramp = np.tile(np.linspace(0, 255, size[0]), (size[1], 1)).astype(np.uint8)
     image = Image.fromarray(np.stack([ramp] * 3, -1))
     crop = evaluation_crop(image, Preprocessing((20, 20), crop_mode=crop_mode))

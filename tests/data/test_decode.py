@@ -53,7 +53,7 @@ def test_images_beyond_what_pillow_reads_are_named(monkeypatch):
 def test_exif_orientation_is_applied():
     photo = Image.new("RGB", (6, 4))
     exif = Image.Exif()
-    exif[0x0112] = 6  # The camera was turned: width and height change places.
+    exif[0x0112] = 6  # Rotated by 90 degrees: width and height are swapped.
     assert decode(encode(photo, "JPEG", exif=exif)).size == (4, 6)
 
 
@@ -88,7 +88,7 @@ def test_a_file_removed_between_the_check_and_its_opening_is_missing(tmp_path, m
 
 
 def test_a_path_that_the_system_refuses_is_an_unreadable_image(tmp_path):
-    """So that prediction and training with --skip-corrupt go on with the others."""
+    """So that prediction, and training with --skip-corrupt, continue with the other images."""
     with pytest.raises(UnreadableImage, match=r"a\.png: not an image that Pillow can read \(.*too long"):
         decode(tmp_path / f"{'a' * 300}.png")
 

@@ -85,7 +85,7 @@ def test_a_folder_removed_between_the_check_and_its_listing_is_named(tmp_path, m
         open_data(f"folder:{tmp_path}")
 
 
-def test_files_that_are_not_images_are_passed_over(tmp_path):
+def test_files_that_are_not_images_are_ignored(tmp_path):
     make_classes(tmp_path, cat=3, dog=3)
     (tmp_path / "cat" / "notes.txt").write_text("meow")
     (tmp_path / "dog" / ".hidden.png").write_text("")

@@ -1,4 +1,4 @@
-"""The random crop of training, and JPEGs decoded at a part of their size."""
+"""The random crop of training, and JPEGs decoded at a fraction of their size."""
 
 import io
 
@@ -12,7 +12,7 @@ from gcvit_flax.data.random_crop import random_resized_crop
 
 
 def test_random_crop_stays_in_the_area_and_repeats_with_its_seed():
-    """On a two-dimensional ramp the crop's value range is its share of each side."""
+    """On a ramp along each axis, the range of the crop's values is its share of that side."""
     ramp = np.tile(np.linspace(0, 255, 200), (200, 1))
     image = Image.fromarray(np.stack([ramp, ramp.T, ramp], -1).astype(np.uint8))
     shares = []
@@ -28,7 +28,7 @@ def test_random_crop_stays_in_the_area_and_repeats_with_its_seed():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(orientation, monkeypatch):
-    """601 x 403 pixels are 75.125 x 50.375 at an eighth: the rest, wherever it lies, must not shift the crop."""
+    """601 x 403 pixels are 75.125 x 50.375 at an eighth: the fractions must not shift the crop in any orientation."""
     noise = np.random.default_rng(0).integers(0, 255, (9, 12, 3), dtype=np.uint8)
     photo = Image.fromarray(noise).resize((601, 403), Image.Resampling.BICUBIC)
     exif = Image.Exif()

@@ -13,19 +13,19 @@ from gcvit_flax.data.datasets import open_data
 from gcvit_flax.errors import UserError
 
 SIZE = Preprocessing((16, 16))
-COLOURS = ("blue_things", "green_things", "red_things")
+COLORS = ("blue_things", "green_things", "red_things")
 
 
-class ThreeColours(tfds.core.GeneratorBasedBuilder):
+class ThreeColors(tfds.core.GeneratorBasedBuilder):
     """The generated photos as a tensorflow-datasets builder."""
 
     VERSION = tfds.core.Version("1.0.0")
     root = None
     parts = ("train",)
-    unlabelled = ()
+    unlabeled = ()
 
     def _info(self):
-        features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=COLOURS)}
+        features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=COLORS)}
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):
@@ -33,7 +33,7 @@ class ThreeColours(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, part):
         for path in sorted(self.root.glob(f"{'val' if part == 'test' else 'train'}/*/*.jpg")):
-            yield str(path), {"image": path, "label": -1 if part in self.unlabelled else path.parent.name}
+            yield str(path), {"image": path, "label": -1 if part in self.unlabeled else path.parent.name}
 
 
 @pytest.fixture
@@ -41,50 +41,50 @@ def prepare(photos, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path), raising=False)
 
-    def run(*parts, unlabelled=()):
-        monkeypatch.setattr(ThreeColours, "root", photos)
-        monkeypatch.setattr(ThreeColours, "parts", parts)
-        monkeypatch.setattr(ThreeColours, "unlabelled", unlabelled)
-        ThreeColours(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-        return tmp_path / "three_colours" / "1.0.0"
+    def run(*parts, unlabeled=()):
+        monkeypatch.setattr(ThreeColors, "root", photos)
+        monkeypatch.setattr(ThreeColors, "parts", parts)
+        monkeypatch.setattr(ThreeColors, "unlabeled", unlabeled)
+        ThreeColors(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+        return tmp_path / "three_colors" / "1.0.0"
 
     return run
 
 
-def test_tensorflow_is_not_here():
+def test_tensorflow_is_not_installed():
     assert importlib.util.find_spec("tensorflow") is None, "these tests must show that it is not needed"
 
 
 def test_a_prepared_data_set_is_split_and_read(prepare):
     prepare("train")
-    data = open_data("tfds:three_colours", 0.25)
+    data = open_data("tfds:three_colors", 0.25)
     assert (len(data.train), len(data.validation)) == (18, 6)
-    assert data.class_names == COLOURS
+    assert data.class_names == COLORS
     batch = next(evaluation_batches(data.validation, SIZE, batch_size=6))
     assert batch["image"].shape == (6, 16, 16, 3) and batch["mask"].all()
     brightest = batch["image"].mean((1, 2)).argmax(-1)
-    np.testing.assert_array_equal(2 - brightest, batch["label"])  # The classes are named after their colour.
+    np.testing.assert_array_equal(2 - brightest, batch["label"])  # The classes are named after their color.
 
 
 def test_a_test_split_is_the_validation_part(prepare):
     prepare("train", "test")
-    data = open_data("tfds:three_colours")
+    data = open_data("tfds:three_colors")
     assert (len(data.train), len(data.validation)) == (24, 9)
 
 
 def test_split_syntax_is_taken_and_slices_are_disjoint(prepare):
     prepare("train")
-    data = open_data("tfds:three_colours", 0.1)
-    assert [data.train.name, data.validation.name] == [f"tfds:three_colours train[{part}]" for part in (":90%", "90%:")]
-    whole = read_images(open_data("tfds:three_colours", split="train").validation)
+    data = open_data("tfds:three_colors", 0.1)
+    assert [data.train.name, data.validation.name] == [f"tfds:three_colors train[{part}]" for part in (":90%", "90%:")]
+    whole = read_images(open_data("tfds:three_colors", split="train").validation)
     assert len(whole) == 24 and read_images(data.train) + read_images(data.validation) == whole
-    parts = [open_data("tfds:three_colours", split=f"train[{part}]").validation for part in (":80%", "80%:")]
+    parts = [open_data("tfds:three_colors", split=f"train[{part}]").validation for part in (":80%", "80%:")]
     assert [len(part) for part in parts] == [19, 5]
     assert read_images(parts[0]) + read_images(parts[1]) == whole
     with pytest.raises(UserError, match=r"has no examples in train\[99%:\]: choose another split or --val-fraction"):
-        open_data("tfds:three_colours", 0.001)
+        open_data("tfds:three_colors", 0.001)
     with pytest.raises(UserError, match=r"has no split 'holdout' .*: it has train, and parts of them"):
-        open_data("tfds:three_colours", split="holdout")
+        open_data("tfds:three_colors", split="holdout")
 
 
 def read_images(source) -> list[bytes]:
@@ -93,23 +93,23 @@ def read_images(source) -> list[bytes]:
 
 def test_evaluation_needs_no_training_split(prepare):
     prepare("test")
-    assert len(open_data("tfds:three_colours").validation) == 9
+    assert len(open_data("tfds:three_colors").validation) == 9
 
 
 def test_the_folder_is_that_of_the_environment(prepare, tmp_path, run_command):
-    """In a process of its own, since tensorflow-datasets reads the environment when it is imported."""
+    """In a new process, since tensorflow-datasets reads the environment when it is imported."""
     prepare("train")
-    program = "from gcvit_flax.data.datasets import open_data; print(len(open_data('tfds:three_colours').train))"
+    program = "from gcvit_flax.data.datasets import open_data; print(len(open_data('tfds:three_colors').train))"
     assert run_command("-c", program, TFDS_DATA_DIR=tmp_path).stdout.split() == ["22"]
 
 
 def test_labels_outside_the_classes_are_named(prepare):
-    prepare("train", "test", unlabelled=("test",))
-    source = open_data("tfds:three_colours").validation
-    expected = r"^tfds:three_colours test, example \d has the label -1, expected 0 to 2: choose a split that has labels"
+    prepare("train", "test", unlabeled=("test",))
+    source = open_data("tfds:three_colors").validation
+    expected = r"^tfds:three_colors test, example \d has the label -1, expected 0 to 2: choose a split that has labels"
     with pytest.raises(UserError, match=expected):
         next(evaluation_batches(source, SIZE, batch_size=3))
-    with pytest.raises(UserError, match=expected):  # A wrong label is no corrupt image.
+    with pytest.raises(UserError, match=expected):  # A wrong label is not a corrupt image.
         next(
             training_batches(source, SIZE, batch_size=3, seed=0, start_step=0, crop_area=(0.5, 1.0), skip_corrupt=True)
         )
@@ -120,8 +120,8 @@ def test_a_damaged_record_is_named_and_can_be_skipped(prepare):
     content = bytearray(file.read_bytes())
     content[20_000:20_100] = bytes(100)
     file.write_bytes(content)
-    source = open_data("tfds:three_colours", split="train").validation
-    with pytest.raises(UserError, match=r"tfds:three_colours train, example \d+: "):
+    source = open_data("tfds:three_colors", split="train").validation
+    with pytest.raises(UserError, match=r"tfds:three_colors train, example \d+: "):
         list(evaluation_batches(source, SIZE, batch_size=8))
     batches = list(evaluation_batches(source, SIZE, batch_size=8, skip_corrupt=True))
     assert 0 < sum(batch["mask"].sum() for batch in batches) < 24
@@ -133,14 +133,14 @@ def test_tfrecord_is_refused_with_the_command_that_converts_it(prepare):
     for file in folder.glob("*.array_record-*"):
         file.rename(str(file).replace("array_record", "tfrecord"))
     with pytest.raises(UserError, match="stored as tfrecord, which only TensorFlow reads") as error:
-        open_data("tfds:three_colours")
+        open_data("tfds:three_colors")
     assert f"`tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record`" in str(error.value)
 
 
-def test_what_that_command_leaves_is_read(prepare):
-    """It puts array_record files beside the others, and names the format as an alternative."""
+def test_a_converted_data_set_is_read(prepare):
+    """`tfds convert_format` adds array_record files, and lists the format as an alternative."""
     as_tfrecord(prepare("train"), alternativeFileFormats=["array_record"])
-    assert len(open_data("tfds:three_colours").train) == 22
+    assert len(open_data("tfds:three_colors").train) == 22
 
 
 def as_tfrecord(folder, **fields):
@@ -148,7 +148,7 @@ def as_tfrecord(folder, **fields):
     info.write_text(json.dumps({**json.loads(info.read_text()), "fileFormat": "tfrecord", **fields}))
 
 
-def test_data_sets_that_cannot_be_had_say_how_to_prepare_them(prepare):
+def test_missing_data_sets_say_how_to_prepare_them(prepare):
     expected = "tensorflow-datasets has no data set 'no_such_flowers': choose one of tensorflow.org/datasets/catalog"
     with pytest.raises(UserError, match=expected):
         open_data("tfds:no_such_flowers")

@@ -1,7 +1,7 @@
 """Runs the commands and the Python of all documents as they are written, and reads the options of what cannot run here.
 
-`make docs-check`. Small stand-ins lie where the documents name files, and training runs stop after two steps. A command
-in two documents runs once.
+`make docs-check`. Small stand-ins lie where the documents name files, and training runs stop after two steps of
+eight images. A command in two documents runs once.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ ELSEWHERE = {
     "cp ILSVRC2012": "needs ImageNet",
     "tfds build": "needs TensorFlow",
 }
-CUT = {"train.py": ["--max-steps", "2"], "segmentation.py": ["--steps", "2", "--batch-size", "2"]}
+CUT = {"train.py": ["--max-steps", "2", "--batch-size", "8"], "segmentation.py": ["--steps", "2", "--batch-size", "2"]}
 PROGRAMS_OF_TRAINING = ("train.py", "benchmarks.input_pipeline")
 
 

@@ -1,4 +1,4 @@
-"""Run in the environment of requirements.txt: the package gcvit on its own side of test_keras.py.
+"""The package gcvit's side of test_keras.py, to be run in the environment of requirements.txt.
 
 python gcvit_peer.py save FOLDER         random weights to FOLDER/peer.keras and peer.weights.h5, logits to peer.npz
 python gcvit_peer.py load FILE... INPUTS  the logits that each FILE gives for the images in INPUTS, to FILE.npy
@@ -17,7 +17,7 @@ from gcvit import GCViTXXTiny
 
 
 def build(seed: int) -> keras.Model:
-    """The package's gcvit_xxtiny, every weight moved at random, so that no scale is 1 and no bias 0."""
+    """The package's gcvit_xxtiny, with noise added to every weight, so that no scale is 1 and no bias 0."""
     keras.utils.set_random_seed(seed)
     model = GCViTXXTiny(head_act=None)
     draw = np.random.default_rng(seed).normal
@@ -40,7 +40,7 @@ def load(files: list[Path], inputs: Path) -> None:
     for file in files:
         model.load_weights(file)
         np.save(f"{file}.npy", model(images).numpy())
-        if file.suffix == ".keras":  # And as a whole model, from its config.json.
+        if file.suffix == ".keras":  # It must load as a whole model too, from its config.json.
             whole = keras.models.load_model(file)
             np.testing.assert_array_equal(whole(images).numpy(), model(images).numpy())
 

@@ -1,4 +1,4 @@
-"""Parity with the package gcvit under TensorFlow, a program that nobody here wrote."""
+"""Parity with the package gcvit under TensorFlow."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Run in the environment of requirements-timm.txt: timm on its own side of test_timm.py.
+"""timm's side of test_timm.py, to be run in the environment of requirements-timm.txt.
 
 python timm_peer.py save FOLDER       random weights to FOLDER/peer.safetensors and peer.pth, logits to peer.npz
 python timm_peer.py load FILE INPUTS  the logits that FILE gives for the images in INPUTS, to FILE.npy

@@ -10,7 +10,7 @@ from gcvit_flax.training import show_batch
 
 
 def show(monkeypatch, capsys, *arguments) -> tuple[int, str]:
-    """The exit status and what stands on stderr."""
+    """The exit status and stderr."""
     monkeypatch.setattr(sys, "argv", ["show_batch", *map(str, arguments)])
     with pytest.raises(SystemExit) as exit_:
         run_cli(show_batch.main)
@@ -35,7 +35,7 @@ def test_images_are_drawn_with_their_shares(monkeypatch, capsys, tmp_path, small
     _, images, titles = drawn["x"]
     assert images.shape == (6, 32, 32, 3) and images.min() >= 0 and images.max() <= 1
     assert len(titles) == 6
-    # Of the photos one channel is the brightest, and the class says which.
+    # In each photo one channel is the brightest: that of its class.
     channels = ["red_things", "green_things", "blue_things"]
     mixed = 0
     for image, title in zip(images, titles, strict=True):
@@ -48,7 +48,12 @@ def test_images_are_drawn_with_their_shares(monkeypatch, capsys, tmp_path, small
     assert mixed
 
 
-def test_mistakes_are_told_in_a_sentence(monkeypatch, capsys, tmp_path, small):
+def test_mistakes_are_reported_in_one_sentence(monkeypatch, capsys, tmp_path, small):
+    needs_data = small[:1] + small[3:]
+    status, said = show(monkeypatch, capsys, tmp_path / "out.png", *needs_data)
+    assert status == 1 and said == (
+        "error: this preset has no data of its own: give --data folder:PHOTOS or --data tfds:NAME\n"
+    )
     for name, arguments, words in (
         ("out.xyz", [], "not supported"),
         ("nowhere/out.png", [], "nowhere/out.png"),

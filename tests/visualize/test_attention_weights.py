@@ -1,4 +1,4 @@
-"""What `visualize.attention_weights` computes against plain NumPy, for a network that pads its maps."""
+"""`visualize.attention_weights` against plain NumPy, for a network that pads its maps."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ def images(model) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def logits(model, variables, images) -> dict:
-    """Level 0's logits (n, h, T, T) from its captured projections, query, key and window one by one."""
+    """Level 0's logits (n, h, T, T) from its captured projections, computed one query, key and window at a time."""
 
     @jax.jit
     def capture(variables, images):
@@ -102,7 +102,7 @@ def test_a_global_map_is_a_softmax_over_all_keys_of_the_image(model, variables, 
                 expected[place] += 120 * exponentials[window, key] / exponentials.sum() / 16
     np.testing.assert_allclose(received[0, 0], expected, rtol=1e-3)
     assert received.shape == (1, 1, 12, 10) and received.mean() == pytest.approx(1, rel=1e-5)
-    assert received[0, 0, :4, :4].mean() != pytest.approx(1, abs=0.01)  # As a softmax within windows would give.
+    assert received[0, 0, :4, :4].mean() != pytest.approx(1, abs=0.01)  # A softmax within windows would give 1.
 
 
 def test_every_map_has_the_levels_size_without_padding(model, variables, images):

@@ -12,6 +12,6 @@ def test_the_picture_has_room_for_every_class(classes, tmp_path):
     with Image.open(tmp_path / "out.png") as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     side = max(classes * 22, 400)
-    assert side + 100 < pixels.shape[0] < side + 400  # The names stand below, on paper that grew with them.
+    assert side + 100 < pixels.shape[0] < side + 400  # The picture grew by the names below.
     blue = (pixels[..., 2] > pixels[..., 0] + 60) & (pixels[..., 0] < 40)
     assert blue[:, :-200].any(1).sum() > 0.9 * side, "the diagonal"

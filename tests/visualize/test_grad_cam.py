@@ -10,7 +10,7 @@ from gcvit_flax.visualize.grad_cam import draw_heat_map, grad_cam
 
 @pytest.fixture(scope="module")
 def network():
-    """A model for images of any size, so that the last map of 96x64 px has 3x2 places, and lively parameters."""
+    """A model for images of any size, whose last map has 3x2 positions at 96x64 px, and parameters far from zero."""
     model = gcvit_flax.create_model(TINY, pad_to_windows=True)
     rng = np.random.default_rng(0)
     params = gcvit_flax.init_params(model, jax.random.key(0))
@@ -32,7 +32,7 @@ def head(params: dict, last: np.ndarray) -> np.ndarray:
 
 
 def test_grad_cam_is_that_of_finite_differences(network, images):
-    """A channel's weight is the mean gradient over its map: what the logit gains as all of that map rises together."""
+    """A channel's weight, the mean gradient over its map, is the logit's change when the whole map is raised."""
     model, variables = network
     last = jax.jit(lambda images: model.apply(variables, images, method="features")[-1])(images)
     last, step = np.asarray(last, np.float64), 1e-5
@@ -71,7 +71,7 @@ def test_classes_that_the_model_does_not_have_are_refused(network, images):
 def test_a_heat_map_has_the_upright_images_size(network, tmp_path):
     model, variables = network
     exif = Image.Exif()
-    exif[0x0112] = 6  # The camera was turned.
+    exif[0x0112] = 6  # Rotated by 90 degrees.
     Image.effect_noise((70, 40), 90).save(tmp_path / "photo.jpg", exif=exif)
     draw_heat_map(model, variables, tmp_path / "photo.jpg", tmp_path / "seen.png")
     assert Image.open(tmp_path / "seen.png").size == (40, 70)

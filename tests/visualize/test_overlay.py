@@ -7,7 +7,7 @@ from gcvit_flax.visualize.overlay import overlay
 
 
 def test_an_overlay_lies_where_the_network_looked():
-    """A map that is high at its lower right alone, over the middle of a wide image."""
+    """A map that is high only at its lower right, over the center of a wide image."""
     picture = overlay(Image.new("RGB", (60, 20), (100, 100, 100)), np.array([[0, 0], [0, 1]]), (20, 0, 40, 20))
     assert picture.shape == (20, 60, 3) and picture.dtype == np.uint8
     dark, low, high = picture[19, 0], picture[0, 20], picture[19, 39]

@@ -135,7 +135,7 @@ def _model_and_variables(config, make_variables):
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
-def test_half_precision_is_cast_and_said(tmp_path, files, kind):
+def test_half_precision_is_cast_and_reported(tmp_path, files, kind):
     convert(files / "micro.nvlabs.pth.tar", tmp_path / "plain")
     write_weights(tmp_path / "plain", tmp_path / "plain.safetensors", "official")
     tensors = safetensors.numpy.load_file(tmp_path / "plain.safetensors")

@@ -158,7 +158,7 @@ def test_a_published_name_converts(server, tmp_path, files, monkeypatch):
     report = convert("gcvit_test", tmp_path / "m")
     assert report.license == "CC-BY-NC-SA-4.0" and report.notice is None
     assert read_folder_config(tmp_path / "m")["weights_licence"] == "CC-BY-NC-SA-4.0"
-    assert is_published("x", source), "told by its size"
+    assert is_published("x", source), "recognized by its size"
 
 
 def test_the_table(tmp_path):

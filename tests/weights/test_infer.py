@@ -25,19 +25,19 @@ def small(**fields):
 @pytest.mark.parametrize("name", ["gcvit_xxtiny", "gcvit_large_512"])
 def test_variants(name):
     config = infer(VARIANTS[name])
-    assert config.drop_path_rate == 0  # Not to be seen in weights.
+    assert config.drop_path_rate == 0  # Weights do not show it.
     for field in ("image_size", "window_size", "embed_dim", "depths", "num_heads", "mlp_ratio", "layer_scale"):
         assert getattr(config, field) == getattr(VARIANTS[name], field)
 
 
-def test_one_query_stage_is_told_by_the_other_levels():
+def test_one_query_stage_follows_from_the_other_levels():
     config = small(image_size=32, window_size=(4, 4, 2, 1))
     assert config.query_stages == (1, 0, 0, 0)
     assert infer(config) == config
 
 
 def test_an_open_image_size_is_asked_for():
-    """One module either pools once or not at all, here at every level alike."""
+    """A single module pools once or not at all; here, the same at every level."""
     once = small(image_size=64, window_size=(8, 4, 2, 1))
     never = small(image_size=32, window_size=(8, 4, 2, 1))
     assert once.query_stages == (1, 1, 1, 1) and never.query_stages == (0, 0, 0, 0)

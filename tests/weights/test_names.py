@@ -6,7 +6,7 @@ from gcvit_flax.weights.tree import parameter_shapes
 
 
 def test_timms_names_and_shapes(files):
-    """Against the list that timm itself gives."""
+    """Compared with the list that timm prints."""
     lines = (files / "timm_names.txt").read_text().splitlines()
     shapes = {name: tuple(int(side) for side in sides.split("x")) for name, sides in map(str.split, lines)}
     found, unknown = match(shapes, "timm")

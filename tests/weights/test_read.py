@@ -74,7 +74,7 @@ def test_a_missing_level(tmp_path, official, rejects):
 
 @st.composite
 def configurations(draw):
-    """Small networks that every format can express; for timm the widths come in steps of 32."""
+    """Small networks that every format can express; timm needs widths in steps of 32."""
     side = draw(st.integers(1, 2))
     num_heads = [draw(st.sampled_from([1, 2, 4])) for _ in range(4)]
     return GCViTConfig(
@@ -107,5 +107,5 @@ def test_any_configuration_survives_every_format(tmp_path_factory, make_variable
             found, names = read_config(source, path, None)
             flat, _ = read_parameters(source, path, names, allow_nonfinite=False)
         assert_same_tree(unflatten(flat), variables["params"])
-        # Only a ratio that gives the same widths can be seen in the weights.
+        # The weights only show a ratio that gives the same widths.
         assert dataclasses.replace(found, mlp_ratio=config.mlp_ratio) == config

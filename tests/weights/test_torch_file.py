@@ -37,9 +37,6 @@ def test_a_pickle_that_runs_a_program(tmp_path, official, rejects, call):
 
 
 def test_other_classes_in_a_pickle_are_inert(tmp_path, official):
-    class Pickle:  # A real pickle of a class that cannot be imported where it is read.
-        pass
-
     unknown = Call(Global("timm.scheduler", "CosineLRScheduler"), (1, [2]))
     scalar = Call(
         Global("numpy.core.multiarray", "scalar"), (Call(Global("numpy", "dtype"), ("f8", False, True)), b"x")

@@ -18,7 +18,7 @@ from gcvit_flax.weights.recognize import open_weight_file
 from gcvit_flax.weights.torch_file import open_torch
 from gcvit_flax.weights.write import write_weights
 
-# embed_dim 32 is the smallest of which timm keeps the widths of squeeze-and-excitation.
+# 32 is the smallest embed_dim for which timm does not round the widths of squeeze-and-excitation.
 TIMM = GCViTConfig(
     image_size=32, window_size=(1, 1, 2, 1), embed_dim=32, depths=(1, 2, 1, 1), num_heads=(1, 2, 2, 4), num_classes=3
 )
@@ -102,7 +102,7 @@ def test_the_license_is_written(tmp_path, make_variables):
 
 
 def test_keras_gets_a_config_that_builds_the_same_network(tmp_path, files):
-    """As the package gcvit wrote it, but for its name and the batch size it was built with."""
+    """The same as the package gcvit wrote, except for the name and the batch size."""
     convert(files / "micro_ls.gcvit_tf.keras", tmp_path / "m")
     write_weights(tmp_path / "m", tmp_path / "x.keras", "gcvit_tf")
 

@@ -104,7 +104,8 @@ strided_conv3x3.defvjp(_strided_forward, _strided_backward)
 def max_pool3x3(x: Float[Array, "B H W C"], padding_value: float) -> Float[Array, "B (H+1)//2 (W+1)//2 C"]:
     """Max-pooling 3x3 of stride 2 and padding 1.
 
-    The maximum is taken along the rows, then along the columns; the gradient of a window reduction is slow on CPUs.
+    The maximum is taken along the rows and then along the columns, since the gradient of a window reduction is slow on
+    CPUs.
     `padding_value` is -inf in PyTorch and 0 in the TensorFlow and Keras implementations, which differs at edges where
     every value is negative.
     """

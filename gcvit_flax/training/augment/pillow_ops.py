@@ -64,7 +64,7 @@ def solarize_table(threshold: jax.Array) -> jax.Array:
 
 
 def solarize_add_table(addend: jax.Array) -> jax.Array:
-    """Adds to the values of the darker half."""
+    """Adds to the values below 128."""
     return _for_all_channels(jnp.where(_VALUES < 128, (_VALUES + addend).clip(0, 255), _VALUES))
 
 
@@ -109,7 +109,7 @@ def _blend(degenerate: npt.ArrayLike, values: jax.Array | np.ndarray, factor: ja
 
 
 def warp(image: jax.Array, matrix: jax.Array, fill: jax.Array) -> jax.Array:
-    """Gives each pixel (x, y) the color found at matrix @ (x, y, 1), bilinearly, or `fill` (3,) outside of the image.
+    """Gives each pixel (x, y) the color at matrix @ (x, y, 1), bilinear, or `fill` (3,) outside the image.
 
     Coordinates are those of Pillow's `Image.transform`: the center of the first pixel is (0.5, 0.5).
     """

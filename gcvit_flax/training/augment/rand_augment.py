@@ -39,7 +39,7 @@ _MAX_LEVEL = 10
 
 
 def rand_augment(key: jax.Array, image: jax.Array, magnitude: float, fill: jax.Array) -> jax.Array:
-    """Applies two random operations of random levels to a uint8 image (H, W, 3); `fill` (3,) is what warps uncover."""
+    """Applies two random operations to a uint8 image (H, W, 3); warps uncover the color `fill` (3,)."""
 
     def layer(image: jax.Array, drawn: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         operation, level = drawn

@@ -29,7 +29,7 @@ def read_metrics(workdir: epath.PathLike) -> list[dict]:
 
 
 class MetricsLog:
-    """Appends metrics to a workdir; what a stopped run wrote beyond `start_step` is dropped first.
+    """Appends metrics to a workdir, after dropping those that a stopped run wrote beyond `start_step`.
 
     Without `writes`, as in all processes but the first, it only remembers them.
     """

@@ -44,5 +44,5 @@ class Progress:
             self.say(f"step {step}/{self._last_step}: {text}")
 
     def close(self) -> None:
-        """Leaves the bar as it is and ends it."""
+        """Ends the bar and leaves it on the screen."""
         self._bar.close()

@@ -88,6 +88,6 @@ class RunLog:
         return best is None or score(results[prefix]) > best
 
     def close(self) -> None:
-        """Ends the bar, and flushes and draws what was recorded."""
+        """Ends the bar, flushes the metrics and draws the curves."""
         self._progress.close()
         self._log.close()

@@ -49,7 +49,7 @@ class StepClock:
         self.start()
 
     def start(self) -> None:
-        """Starts anew; what happened before, such as compiling or evaluating, does not count."""
+        """Starts again from zero, for instance after compiling or evaluating."""
         self._began = time.perf_counter()
         self._steps = 0
         self._waited = {"input": 0.0, "device": 0.0}
