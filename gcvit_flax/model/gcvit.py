@@ -83,7 +83,7 @@ class GCViT(nn.Module):
         _check_images(images, self.config)
         path_scales = self._path_scales(images.shape[0], example_index) if train else [None] * len(self.levels)
         policy = rematerialization_policy(train=train, remat=self.remat)
-        x = rematerialize(self.patch_embed, images.astype(self.dtype), policy=policy)
+        x = rematerialize(self.patch_embed, jnp.asarray(images, self.dtype), policy=policy)
         x = self.pos_drop(x, deterministic=not train or frozen_stages >= 0)
         maps = []
         for index, (level, scales) in enumerate(zip(self.levels, path_scales, strict=True)):
