@@ -18,7 +18,10 @@ Policy = Callable[..., bool]
 
 
 def save_for_backward(arrays: Arrays) -> Arrays:
-    """Marks an array, or a tree of arrays, to be stored for the backward pass under `rematerialization_policy`."""
+    """Marks an array, or a tree of arrays, to be stored for the backward pass under `rematerialization_policy`.
+
+    Compute with the result: what is computed from the unmarked array makes the backward pass compute that again.
+    """
     return jax.tree.map(lambda x: checkpoint_name(x, _SAVED), arrays)
 
 

@@ -20,13 +20,18 @@ def _normal_distribution(x: jax.Array) -> jax.Array:
     return 0.5 + 0.5 * jax.lax.erf(x * jnp.asarray(math.sqrt(0.5), x.dtype))
 
 
+def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x = save_for_backward(x)
+    return gelu(x), x
+
+
 def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     x, gradient = jax.lax.optimization_barrier((x, gradient))
     density = jnp.exp(-0.5 * x * x) * jnp.asarray(1 / math.sqrt(2 * math.pi), x.dtype)
     return (gradient * (_normal_distribution(x) + x * density),)
 
 
-gelu.defvjp(lambda x: (gelu(x), save_for_backward(x)), _gelu_backward)
+gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -44,10 +49,11 @@ Saved = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple[jax.Array, Saved]:
+    x = save_for_backward(x)
     wide = x.astype(jnp.float32)
     mean = wide.mean(-1, keepdims=True)
     factor = jax.lax.rsqrt(jnp.square(wide - mean).mean(-1, keepdims=True) + epsilon)
-    x, mean, factor = save_for_backward((x, mean, factor))
+    mean, factor = save_for_backward((mean, factor))
     return (wide - mean) * factor * scale + bias, (x, scale, mean, factor)
 
 

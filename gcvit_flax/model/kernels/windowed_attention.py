@@ -45,6 +45,7 @@ class _Saved(NamedTuple):
 def _forward(
     q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array, key_mask: jax.Array | None
 ) -> tuple[jax.Array, _Saved]:
+    q, k, v = save_for_backward((q, k, v))
     logits = jnp.einsum("Bnhqd,Bnhkd->Bnhqk", _for_windows(q, k), k, preferred_element_type=jnp.float32)
     logits += bias.astype(jnp.float32)
     if key_mask is not None:
@@ -53,7 +54,7 @@ def _forward(
     sums = weights.sum(-1, keepdims=True)
     weights = weights.astype(v.dtype)
     x = jnp.einsum("Bnhqk,Bnhkd->Bnhqd", weights, v, preferred_element_type=jnp.float32) / sums
-    q, k, v, weights, sums, x = save_for_backward((q, k, v, weights, sums, x.astype(v.dtype)))
+    weights, sums, x = save_for_backward((weights, sums, x.astype(v.dtype)))
     return x, _Saved(q, k, v, bias, weights, sums, x)
 
 
