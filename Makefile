@@ -13,7 +13,7 @@ train: $(INSTALLED)
 	$(RUN) train.py
 
 test: $(INSTALLED)
-	$(RUN) -m pytest -q -n 2 --dist loadscope
+	$(RUN) -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 
 # The commands and the Python of all documents, as they are written.
 docs-check: $(INSTALLED)

@@ -1,7 +1,7 @@
 """Our GCViT beside another's, on the same work: `python -m benchmarks.compare --peer timm --task train`.
 
-Both take turns in one process, on the same images; ratios are the peer's time over ours. Compile time (what the first
-run takes longer than the second) and peak memory are those of processes of their own. Inference is `Predictor`.
+Both take turns in one process, on the same images; ratios are the peer's time over ours. Compile time (the first
+run minus the second) and peak memory are measured in a separate process for each side. Inference is `Predictor`.
 Training is the trainer's own step on uint8 images (forward, backward, AdamW, clipping to a global norm, drop path),
 without augmentation, against the same in the peer.
 """
@@ -37,15 +37,15 @@ class Comparison:
     dtype: Literal["float32", "bfloat16"] = "float32"
     # timm (PyTorch, channels_last), keras (the package gcvit, on TensorFlow) or none.
     peer: Literal["timm", "keras", "none"] = "timm"
-    # Timed turns of each side, after two that are not.
+    # Timed rounds of each side, after two to warm up.
     rounds: int = 10
     # Compile the timm model with torch.compile.
     compile_peer: bool = False
     # Recompute whole blocks of ours in the backward pass.
     remat: bool = False
-    # Devices of ours; default: on a CPU one a core.
+    # Devices of our side; default: one per core on a CPU.
     devices: int | None = None
-    # Doubles --batch of ours until memory is exhausted, and prints each.
+    # Double our --batch until memory is exhausted, and print each result.
     sweep: bool = False
     # Print one JSON object.
     json: bool = False
@@ -65,7 +65,7 @@ def main() -> None:
 
 def compare(options: Comparison) -> dict:
     """Times of both sides in turns, and what each needs alone."""
-    names = ["ours"] if options.peer == "none" else ["peer", "ours"]  # What may be missing first.
+    names = ["ours"] if options.peer == "none" else ["peer", "ours"]  # The peer first: it may not be installed.
     # Before this process grows: what it starts would inherit its peak memory.
     alone = {name: _in_a_process(options, name) for name in names}
     sides = {name: _make(options, name) for name in names}
@@ -116,7 +116,7 @@ def _in_a_process(options: Comparison, name: str) -> dict:
             return executor.submit(_measure_alone, options, name).result()
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError(
-                f"{name} was ended by the system at batch {options.batch}, most likely for memory"
+                f"{name} was killed by the system at batch {options.batch}, most likely for memory"
             ) from error
 
 

@@ -1,8 +1,8 @@
 """Times input, step and loop of the trainer: `python -m benchmarks.input_pipeline [PRESET] [--option value ...]`.
 
-Takes train.py's options. Prints the images a second that the input gives alone, by read threads and with `--workers`
-by processes; those of the training step alone, on a batch that lies on the devices; and what the trainer's loop takes
-longer than that step, on batches that are ready and on those of the input. Step and loops take turns.
+Takes train.py's options. Prints images per second of the input alone (threads, and processes with `--workers`) and of
+the training step alone on a batch that is on the devices, and how much longer the trainer's loop takes per step, with
+ready batches and with real input. Step and loops take turns.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ ROUNDS, TURN_SECONDS = 5, 4.0
 def main() -> None:
     """Parses, times and prints."""
     config = parse(sys.argv[1:])
-    data = open_data(config.data, config.val_fraction)
+    data = open_data(config.data_spec, config.val_fraction)
     config, model, devices, state = start(config, data.class_names)
 
     def batches(workers: int) -> Iterator[dict]:
@@ -65,7 +65,7 @@ def main() -> None:
     alone, ready, real = (statistics.median(seconds) for seconds in times)
     print(f"step alone: {config.batch_size / alone:.1f} images/s, {alone * 1e3:.1f} ms on {len(devices)} devices")
     for what, seconds in (("ready batches", ready), ("the input", real)):
-        print(f"loop on {what}: {config.batch_size / seconds:.1f} images/s, {seconds / alone - 1:+.1%} time a step")
+        print(f"loop on {what}: {config.batch_size / seconds:.1f} images/s, {seconds / alone - 1:+.1%} time per step")
 
 
 def _input_rate(batches: Iterator[dict], batch_size: int) -> float:
@@ -79,7 +79,7 @@ def _input_rate(batches: Iterator[dict], batch_size: int) -> float:
 
 
 def _take_turns(trainer: "Trainer", batches: Iterator[dict]) -> list[tuple[float, ...]]:
-    """Seconds a step in each round: of the step alone, of the loop on one batch again and again, and on `batches`."""
+    """Seconds per step in each round: of the step alone, of the loop on one repeated batch, and of it on `batches`."""
     batch = next(batches)
     turns = [lambda: trainer.step_alone(batch), lambda: trainer.loop(map(dict, itertools.repeat(batch)))]
     turns.append(lambda: trainer.loop(batches))
@@ -106,7 +106,7 @@ class Trainer:
         self._done = 0
 
     def step_alone(self, batch: dict) -> float:
-        """Seconds a step on `batch`, put on the devices beforehand."""
+        """Seconds per step on `batch`, put on the devices beforehand."""
         batch = {name: x for name, x in batch.items() if name != "skipped"}
         mesh = jax.sharding.Mesh(np.array(self.devices), (AXIS,))
         sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
@@ -118,7 +118,7 @@ class Trainer:
         return (time.perf_counter() - began) / self.steps
 
     def loop(self, batches: Iterator[dict]) -> float:
-        """Seconds a step of what the trainer does for each of `batches`."""
+        """Seconds per step of what the trainer does for each of `batches`."""
         began = time.perf_counter()
         for _ in range(self.steps):
             batch = next(batches)

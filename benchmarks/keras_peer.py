@@ -1,4 +1,4 @@
-"""The side of the package gcvit, the Keras example's, in `benchmarks.compare`, on TensorFlow.
+"""The package gcvit, which the Keras example comes from, as a peer in `benchmarks.compare`, on TensorFlow.
 
 gcvit 1.1.6 calls set_shape, which the tensors of Keras' JAX and PyTorch backends do not have.
 """

@@ -49,7 +49,7 @@ def training_config(options) -> TrainConfig:
 
 
 class Side:
-    """A compiled forward pass or training step, and what it takes; compiled in its first run."""
+    """A compiled forward pass or training step, and its cost; compiled in its first run."""
 
     def __init__(self, options):
         simulate_devices(options.devices)
@@ -63,7 +63,7 @@ class Side:
         variables = {"params": init_params(model, jax.random.key(0))}
         images = np.random.default_rng(0).normal(size=(options.batch, options.image_size, options.image_size, 3))
         images = images.astype(np.float32)
-        # Of the model as it is: for a loop over parts of a batch XLA counts one of them.
+        # Of the plain model: XLA counts the body of a loop only once.
         self.flops = lambda: jax.jit(model.apply).lower(variables, images).cost_analysis()["flops"]
         predictor = Predictor(model, variables)
         self._devices = predictor.devices(options.batch)
@@ -84,7 +84,7 @@ class Side:
         return run
 
     def peak_memory(self) -> float:
-        """GiB."""
+        """Peak memory in GiB."""
         return peak_memory(self._devices)
 
     def ceilings(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""timm beside a PyTorch that its torchvision was not built for; needs nothing but the two."""
+"""Imports timm even if torchvision was built for another PyTorch."""
 
 import sys
 

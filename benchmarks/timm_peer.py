@@ -88,7 +88,7 @@ class Side:
             self._torch.cuda.synchronize()
 
     def peak_memory(self) -> float:
-        """GiB."""
+        """Peak memory in GiB."""
         if self._device.type == "cuda":
             return self._torch.cuda.max_memory_allocated() / 2**30
         return peak_memory([])

@@ -14,7 +14,7 @@ _HOMES = {
     "GCViTConfig": "gcvit_flax.config",
     "Preprocessing": "gcvit_flax.config",
     "Predictor": "gcvit_flax.inference",
-    "REFERENCES": "gcvit_flax.config",
+    "REFERENCES": "gcvit_flax.references",
     "UserError": "gcvit_flax.errors",
     "VARIANTS": "gcvit_flax.variants",
     "attention_map": "gcvit_flax.visualize.attention_weights",
@@ -32,7 +32,6 @@ _FORMER_NAMES = {"fold_for_inference": "fuse_parameters"}
 __all__ = [*_HOMES]
 
 if TYPE_CHECKING:  # For editors and type checkers, which do not run the code below.
-    from gcvit_flax.config import REFERENCES as REFERENCES
     from gcvit_flax.config import GCViTConfig as GCViTConfig
     from gcvit_flax.config import Preprocessing as Preprocessing
     from gcvit_flax.data.preprocess import preprocess as preprocess
@@ -44,6 +43,7 @@ if TYPE_CHECKING:  # For editors and type checkers, which do not run the code be
     from gcvit_flax.model.gcvit import GCViT as GCViT
     from gcvit_flax.model.gcvit import create_model as create_model
     from gcvit_flax.model.init import init_params as init_params
+    from gcvit_flax.references import REFERENCES as REFERENCES
     from gcvit_flax.variants import VARIANTS as VARIANTS
     from gcvit_flax.visualize.attention_weights import attention_map as attention_map
     from gcvit_flax.visualize.attention_weights import attention_weights as attention_weights

@@ -1,4 +1,7 @@
-"""Files and folders that are never seen half written: written beside their place, then renamed into it."""
+"""Files and folders that are never seen half written: written beside their place, then renamed into it.
+
+One process at a time may write to a path: drafts have fixed names, so that those of a killed process are found.
+"""
 
 import contextlib
 import os

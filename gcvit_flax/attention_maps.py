@@ -28,7 +28,7 @@ _MAX_PANELS = 64
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draws, and prints what was drawn."""
+    """Draws the picture and prints a summary."""
     options = _parse(arguments)
     maps = _draw(options)
     (title, values), *others = maps.items()

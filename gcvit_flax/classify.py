@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # JAX is slow to import, and a program's help needs none.
     from gcvit_flax.inference import Predictor
     from gcvit_flax.model.gcvit import GCViT
 
-_WHOLE_IMAGES_AT_A_TIME = 64  # They have up to five shapes: more of them make fuller batches of each.
+_WHOLE_IMAGES_AT_A_TIME = 64  # They have up to five shapes, and more at a time fill the batches of each.
 
 
 def predict(
@@ -30,7 +30,7 @@ def predict(
 ) -> Iterator[tuple[str, list[dict[str, Any]] | UserError]]:
     """Yields each path with its `top_k` classes, best first, as {"class", "index", "probability"}.
 
-    A file that cannot be read has the error instead. Paths keep their order and are read a batch at a time. With
+    A file that cannot be read comes with the error instead. Paths keep their order and are read a batch at a time. With
     `whole`, for models with `pad_to_windows`, the network sees the whole image (`whole_image`); one program is compiled
     for each shape.
 

@@ -35,7 +35,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
     sys.exit(status)
 
 
-def program_name(otherwise: str) -> str:
-    """The name of the running program in usage and help: the console script's, or `otherwise`."""
+def program_name(default: str) -> str:
+    """The name of the running program in usage and help: the console script's, or `default`."""
     name = Path(sys.argv[0]).name.removesuffix(".exe")
-    return name if name.startswith("gcvit-") else otherwise
+    return name if name.startswith("gcvit-") else default

@@ -25,7 +25,7 @@ class GCViTConfig:
     """Everything that decides the network's shape and forward pass (paper, sections 3 and A, table 1).
 
     Sides are (height, width) in pixels for `image_size` and in tokens for `window_size`, one pair per level; an int
-    is taken for a square. Without `window_size` the windows follow the official ratios (32, 32, 16, 32) of the image
+    stands for a square. Without `window_size` the windows follow the official ratios (32, 32, 16, 32) of the image
     size.
 
     Raises:
@@ -146,7 +146,7 @@ class Preprocessing:
 
 
 def as_pair(name: str, value: int | Sequence[int]) -> Size:
-    """A (height, width) pair from an int or a pair; `name` is what a UserError calls it."""
+    """A (height, width) pair from an int or a pair; `name` stands for it in error messages."""
     if isinstance(value, int):
         return value, value
     if len(value) != 2:
@@ -155,7 +155,7 @@ def as_pair(name: str, value: int | Sequence[int]) -> Size:
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raises UserError unless `value` is one of `choices`; `name` is what the error calls it."""
+    """Raises UserError unless `value` is one of `choices`; `name` stands for it in the message."""
     if value not in choices:
         raise UserError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 

@@ -62,13 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("dest", metavar="DEST")
     parser.add_argument("--reference", choices=REFERENCES, help="the forward pass to compute (default: official)")
     parser.add_argument("--variant", choices=VARIANTS, help="fail unless SOURCE holds this variant")
-    parser.add_argument("--num-classes", type=int, metavar="N", help="replace the head by a new one with N classes")
+    parser.add_argument("--num-classes", type=int, metavar="N", help="replace the head with a new one of N classes")
     parser.add_argument(
         "--image-size",
         type=int,
         nargs="+",
         metavar="PX",
-        help="side, or height and width: resamples the position biases, or settles a size that the weights leave open",
+        help="side, or height and width: resamples the position biases, or decides where the weights allow two",
     )
     parser.add_argument("--ema", action="store_true", help="use the averaged weights of a PyTorch file")
     parser.add_argument("--allow-nonfinite", action="store_true", help="accept NaN and infinity")

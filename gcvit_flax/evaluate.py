@@ -69,7 +69,7 @@ def evaluate(
     skip_corrupt: bool = False,
     confusion: Path | None = None,
 ) -> dict[str, Any]:
-    """Mean loss, top-1 and top-5 accuracy (0..1), count, skipped and the preprocessing, of a model on a data set.
+    """Evaluates a model on a data set: mean loss, top-1 and top-5 accuracy (0..1), count, skipped, preprocessing.
 
     The confusion matrix is drawn into the PNG file `confusion`, and then "classes" has each class's top1 and count.
 
@@ -93,7 +93,7 @@ def evaluate(
     if confusion is not None:
         check_writable(confusion)
     folder_config = read_folder_config(model_dir)
-    if val_fraction is None:  # The fraction of training: another one could hold out images that were trained on.
+    if val_fraction is None:  # The training run's own: another could hold out images that were trained on.
         val_fraction = (folder_config["provenance"] or {}).get("val_fraction", 0.1)
     data = open_data(data_spec, val_fraction, split)
     model, variables = load_model(model_dir)

@@ -1,4 +1,4 @@
-"""Names what images show: `python -m gcvit_flax.predict MODEL_DIR INPUT...`."""
+"""Classifies images: `python -m gcvit_flax.predict MODEL_DIR INPUT...`."""
 
 import argparse
 import io
@@ -72,7 +72,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time, over all devices")
     parser.add_argument("--whole", action="store_true", help=_WHOLE_HELP)
     parser.add_argument(
-        "--heatmap", metavar="OUT.png", help="draw over the one image where the network sees its best class (Grad-CAM)"
+        "--heatmap",
+        metavar="OUT.png",
+        help="draw where the network sees the best class of the one image (Grad-CAM)",
     )
     options = parser.parse_args(arguments)
     for name in ("top_k", "batch_size"):

@@ -3,8 +3,9 @@
 import dataclasses
 from typing import Any
 
-from gcvit_flax.config import REFERENCES, GCViTConfig, Preprocessing, Size, as_pair, check_choice
+from gcvit_flax.config import GCViTConfig, Preprocessing, Size, as_pair, check_choice
 from gcvit_flax.errors import UserError
+from gcvit_flax.references import REFERENCES
 
 
 def _large(side: int, drop_path_rate: float) -> GCViTConfig:

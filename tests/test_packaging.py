@@ -86,6 +86,13 @@ def test_a_missing_extra_is_named(monkeypatch, capsys):
     assert capsys.readouterr().err == 'error: tyro is not installed: pip install ".[train]" brings it\n'
 
 
+def test_public_names_are_found():
+    assert all(getattr(gcvit_flax, name) is not None for name in gcvit_flax.__all__)
+    assert gcvit_flax.fold_for_inference is gcvit_flax.fuse_parameters  # Its former name.
+    with pytest.raises(AttributeError, match="no attribute 'fold'"):
+        _ = gcvit_flax.fold
+
+
 def test_the_wheel_has_types():
     assert (ROOT / "gcvit_flax" / "py.typed").is_file()
     assert PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["gcvit_flax"]}

@@ -97,7 +97,7 @@ def _batches(load: Callable[[int], Example], total: int, batch_size: int, worker
         ahead = _PREFETCHED_BATCHES * batch_size
         return examples.to_iter_dataset(_read_options(ahead)).batch(batch_size)
     absl.flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, which nobody has parsed here.
-    # Grain deals out elements to the workers, so that the elements must be whole batches.
+    # Grain deals out elements to the workers, so the elements must be whole batches.
     batches = examples.batch(batch_size).to_iter_dataset(_read_options(_PREFETCHED_BATCHES))
     return batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
 

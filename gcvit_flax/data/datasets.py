@@ -11,7 +11,7 @@ from gcvit_flax.errors import UserError
 def open_data(spec: str, val_fraction: float = 0.1, split: str | None = None) -> Dataset:
     """Opens the data set `spec`: `digits`, `folder:PATH` or `tfds:NAME`.
 
-    A folder holds PATH/{train,val or test}/CLASS/IMAGE, PATH/train/CLASS/IMAGE or PATH/CLASS/IMAGE. Without a
+    A folder holds PATH/train/CLASS/IMAGE, with PATH/val or PATH/test beside it or not, or PATH/CLASS/IMAGE. Without a
     validation part, a stratified `val_fraction` is held out with a fixed seed. `split` names the validation part: a
     folder below PATH, or a split in tfds syntax.
 
@@ -22,6 +22,8 @@ def open_data(spec: str, val_fraction: float = 0.1, split: str | None = None) ->
         raise UserError(f"--val-fraction must be above 0 and below 1, got {val_fraction}")
     kind, _, name = spec.partition(":")
     if spec == "digits":
+        if split is not None:
+            raise UserError(f"digits has no split {split!r}: leave --split out")
         data = open_digits(val_fraction)
     elif kind == "folder" and name:
         data = open_folder(Path(name).expanduser(), val_fraction, split)

@@ -11,19 +11,19 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from gcvit_flax.errors import UserError
 
-# A file's path, encoded bytes, a Pillow image, or a uint8 array (H, W) or (H, W, 1, 3 or 4).
+# A file's path, encoded bytes, a Pillow image, or a uint8 array (H, W) or (H, W, C), C being 1, 3 or 4.
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
 
 class UnreadableImage(UserError):
-    """An image that is missing or damaged; a run with --skip-corrupt passes over it."""
+    """An image that is missing or damaged; --skip-corrupt replaces it in training and leaves it out of evaluation."""
 
 
 def decode(source: ImageSource, name: str = "") -> Image.Image:
     """An upright RGB image.
 
-    EXIF orientation is applied, alpha dropped, grayscale and CMYK converted, 16-bit grayscale scaled to 8 bits, and of
-    an animation the first frame is taken. `name` stands for bytes and arrays in error messages.
+    EXIF orientation is applied, alpha dropped, grayscale and CMYK converted, 16-bit grayscale scaled to 8 bits, and the
+    first frame of an animation taken. `name` stands for bytes and arrays in error messages.
 
     Raises:
       UnreadableImage: (a UserError) a file that is missing, or not an image that Pillow can read.

@@ -47,7 +47,8 @@ def _list_images(root: Path, class_names: tuple[str, ...]) -> ListSource:
         folder = root / name
         images = [path for path in _list_folder(folder) if is_image_file(path)]
         if not images:
-            raise UserError(f"class folder {folder} holds no images: add some, or remove the class")
+            found = "holds no images" if folder.is_dir() else "is missing"
+            raise UserError(f"class folder {folder} {found}: add some images, or remove the class")
         paths += images
         labels += [label] * len(images)
     return ListSource(paths, np.array(labels), [str(path) for path in paths])

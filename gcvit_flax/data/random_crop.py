@@ -9,15 +9,17 @@ from PIL.JpegImagePlugin import JpegImageFile
 from gcvit_flax.config import Size
 from gcvit_flax.data.decode import ImageSource, open_image, to_rgb
 
+_LOG_ASPECTS = (math.log(3 / 4), math.log(4 / 3))
+
 
 def random_resized_crop(
     source: ImageSource, size: Size, rng: np.random.Generator, area: tuple[float, float], name: str = ""
 ) -> np.ndarray:
     """A random crop of a share in `area` of the image, resized to (height, width) `size`: uint8 (H, W, 3).
 
-    A JPEG whose crop is much larger than `size` is decoded at a half, a quarter or an eighth of its size, and at no
-    less than twice `size`: several times faster, and the antialiased resize that follows gives the same pixels within a
-    few gray levels. `source` and `name` are as in `decode`, and so are the errors.
+    A JPEG whose crop is much larger than `size` is decoded at a half, a quarter or an eighth of its size, and never
+    smaller than twice `size`: that is several times faster, and the antialiased resize that follows gives the same
+    pixels within a few gray levels. `source` and `name` are as in `decode`, and so are the errors.
     """
     with open_image(source, name) as image:
         jpeg = image if isinstance(image, JpegImageFile) else None
@@ -44,27 +46,24 @@ def _reduce(image: JpegImageFile, at_most: float) -> int:
 
 
 def _random_box(
-    size: tuple[int, int],
-    rng: np.random.Generator,
-    area: tuple[float, float],
-    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+    size: tuple[int, int], rng: np.random.Generator, area: tuple[float, float]
 ) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a box in (width, height) `size`, of a share in `area` and a ratio in `aspect`.
+    """Left, top, right and bottom of a box in (width, height) `size` that covers a share in `area` of it.
 
-    The aspect ratio, width over height, is drawn log-uniformly. If ten draws do not fit into the image, the box is the
+    Width over height is drawn log-uniformly from 3/4 to 4/3. If ten draws do not fit into the image, the box is the
     largest centered one that does (Szegedy et al., 2015, the usual ImageNet crop).
     """
     full_width, full_height = size
     for _ in range(10):
         pixels = full_width * full_height * rng.uniform(*area)
-        ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        ratio = math.exp(rng.uniform(*_LOG_ASPECTS))
         width, height = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
         if 0 < width <= full_width and 0 < height <= full_height:
             left = int(rng.integers(full_width - width + 1))
             top = int(rng.integers(full_height - height + 1))
             break
     else:
-        ratio = min(max(full_width / full_height, aspect[0]), aspect[1])
+        ratio = min(max(full_width / full_height, 3 / 4), 4 / 3)
         width = min(full_width, max(1, round(full_height * ratio)))
         height = min(full_height, max(1, round(full_width / ratio)))
         left, top = (full_width - width) // 2, (full_height - height) // 2

@@ -1,1 +1,1 @@
-"""The network: pure linen, on jax, flax, einops and numpy alone."""
+"""The network, in Flax linen."""

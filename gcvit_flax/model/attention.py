@@ -1,59 +1,35 @@
 """Window attention with a relative position bias, local or by the global query (paper, section 3.2, figure 3)."""
 
-import functools
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
 
 from gcvit_flax.config import Size
 from gcvit_flax.model.kernels import plain
 from gcvit_flax.model.kernels.windowed_attention import windowed_attention
 from gcvit_flax.model.layers import Dense, normal_init
+from gcvit_flax.model.position_bias import relative_position_bias
 from gcvit_flax.model.rematerialize import save_for_backward
 
 BiasLayout = Literal["per_head", "flattened", "expanded"]
-
-
-@functools.lru_cache(maxsize=64)
-def relative_position_index(window: Size) -> np.ndarray:
-    """Row of the bias table for each pair of tokens: int32 (T, T), (dy + wh-1) * (2 ww-1) + (dx + ww-1)."""
-    y, x = np.indices(window).reshape(2, -1)
-    rows = y[:, None] - y + window[0] - 1
-    columns = x[:, None] - x + window[1] - 1
-    index = (rows * (2 * window[1] - 1) + columns).astype(np.int32)
-    index.flags.writeable = False  # It is shared by every caller.
-    return index
-
-
-def relative_position_bias(table: jax.Array | np.ndarray, window: Size, layout: str) -> jax.Array:
-    """The bias added to the attention logits, (h, T, T), or (1, T, T) where all heads share one.
-
-    `table` is ((2 wh-1)(2 ww-1), h). "per_head" reads a row for each pair of tokens; "flattened" is what the Keras
-    3 example computes, which takes the same index from the flattened table.
-    """
-    index = relative_position_index(window)
-    if layout == "flattened":
-        return table.reshape(-1)[index][None]
-    return rearrange(table[index], "q k h -> h q k")
 
 
 class WindowAttention(nn.Module):
     """Multi-head attention over the tokens of each window, (B, n, T, C) -> (B, n, T, C).
 
     Without `query` it is local: q, k and v come from the window. With `query` (B, T, C) it is global: the query is
-    split into heads without a projection and shared by all windows of the same image (paper, section 3.2).
-    `relative_position_bias` "expanded" has a bias (h, T, T) as its parameter instead of a table.
+    split into heads without a projection and shared by all windows of the same image (paper, section 3.2). `key_mask`
+    (n, T) is False at padding tokens. `bias_layout` "expanded" has a bias (h, T, T) as its parameter, not a table.
     """
 
     num_heads: int
     window: Size
     qkv_bias: bool
     qk_scale: float | None
-    relative_position_bias: BiasLayout
+    bias_layout: BiasLayout
     attention_dropout_rate: float
     dropout_rate: float
     dtype: Any
@@ -89,8 +65,8 @@ class WindowAttention(nn.Module):
     def _bias(self) -> jax.Array:
         """The bias added to the attention logits, (h or 1, T, T)."""
         tokens = self.window[0] * self.window[1]
-        if self.relative_position_bias == "expanded":
+        if self.bias_layout == "expanded":
             return self.param("relative_position_bias", normal_init, (self.num_heads, tokens, tokens))
         rows = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
         table = self.param("relative_position_bias_table", normal_init, (rows, self.num_heads))
-        return relative_position_bias(table, self.window, self.relative_position_bias)
+        return relative_position_bias(table, self.window, self.bias_layout)

@@ -1,4 +1,4 @@
-"""GCViT under a head for detection, segmentation or another dense task."""
+"""GCViT as a backbone for detection, segmentation and other dense tasks."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ from gcvit_flax.model.layers import LayerNorm
 class Backbone(nn.Module):
     """The maps of chosen `levels` (strides 4, 8, 16 and 32), each normalized by a LayerNorm of its own with `norms`.
 
-    Images (B, H, W, 3) to a list of float32 maps (B, H/s, W/s, C_level). `frozen_stages` k >= 0 trains neither the
-    stem nor the first k levels. Parameters are {"model": those of `model`, "norm_LEVEL": ...}: to start from a model
+    Images (B, H, W, 3) to a list of float32 maps (B, H/s, W/s, C_level). `frozen_stages` k >= 0 freezes the stem and
+    the first k levels. Parameters are {"model": those of `model`, "norm_LEVEL": ...}: to start from a model
     folder, put its parameters under "model". For any size of images, give a model with `pad_to_windows=True`.
 
     Raises:
@@ -34,7 +34,7 @@ class Backbone(nn.Module):
             raise UserError(f"levels must be some of 0 to {NUM_LEVELS - 1} in rising order, got {self.levels}")
         if not -1 <= self.frozen_stages <= NUM_LEVELS:
             raise UserError(
-                f"frozen_stages must be from -1 (nothing) to {NUM_LEVELS} (everything), got {self.frozen_stages}"
+                f"frozen_stages must be from -1 (nothing) to {NUM_LEVELS} (all levels), got {self.frozen_stages}"
             )
         if self.norms:
             self.norm = {str(level): LayerNorm(dtype=jnp.float32) for level in self.levels}

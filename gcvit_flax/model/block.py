@@ -4,29 +4,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy.typing as npt
 
 from gcvit_flax.config import Size
 from gcvit_flax.model.attention import BiasLayout, WindowAttention
 from gcvit_flax.model.kernels.pointwise import gelu
 from gcvit_flax.model.layers import Dense, LayerNorm
 from gcvit_flax.model.rematerialize import save_for_backward
-
-
-def drop_path_scales(key: jax.Array, rates: npt.ArrayLike, example_index: jax.Array) -> jax.Array:
-    """Stochastic depth for a whole network: 0 or 1/(1 - rate) for each block, branch and example, (blocks, 2, B).
-
-    Drawn at once from `key` and each example's index (B,) in the global batch, so that the draw does not depend on
-    how the batch is spread over devices. `rates` are the blocks' probabilities of dropping a branch.
-    """
-    drop_rates = jnp.asarray(rates)[:, None]
-
-    def one_example(index: jax.Array) -> jax.Array:
-        kept = jax.random.uniform(jax.random.fold_in(key, index), (len(drop_rates), 2)) >= drop_rates
-        return kept / (1 - drop_rates)
-
-    return jax.vmap(one_example, out_axes=-1)(example_index)
 
 
 class Mlp(nn.Module):
@@ -48,8 +31,9 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """x + scale1 * Attention(LN(x)), then x + scale2 * Mlp(LN(x)), on windows (B, n, T, C).
 
-    `query` (B, T, C) makes the attention global. `path_scales` (2, B) are this block's drops from
-    `drop_path_scales`; `layer_scale` is the initial value of the learned per-channel gamma1 and gamma2, if any.
+    `query` (B, T, C) makes the attention global. `key_mask` (n, T) is False at padding tokens. `path_scales`
+    (2, B) are this block's of `drop_path_scales`; `layer_scale` is the initial value of the learned per-channel gamma1
+    and gamma2, if any.
     """
 
     num_heads: int
@@ -57,7 +41,7 @@ class Block(nn.Module):
     mlp_ratio: float
     qkv_bias: bool
     qk_scale: float | None
-    relative_position_bias: BiasLayout
+    bias_layout: BiasLayout
     dropout_rate: float
     attention_dropout_rate: float
     layer_scale: float | None
@@ -78,7 +62,7 @@ class Block(nn.Module):
             self.window,
             self.qkv_bias,
             self.qk_scale,
-            self.relative_position_bias,
+            self.bias_layout,
             self.attention_dropout_rate,
             self.dropout_rate,
             self.dtype,

@@ -12,15 +12,15 @@ from gcvit_flax.model.layers import Dense, LayerNorm, conv_init
 from gcvit_flax.model.rematerialize import save_for_backward
 
 # The stem's bias, the only one of a convolution, is drawn like a kernel: uniform(+-1/sqrt(fan in)).
-STEM_BIAS_BOUND = (3 * 3 * 3) ** -0.5
+STEM_INIT_BOUND = (3 * 3 * 3) ** -0.5
 
 
 def _stem_bias_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    return jax.random.uniform(key, shape, dtype, -STEM_BIAS_BOUND, STEM_BIAS_BOUND)
+    return jax.random.uniform(key, shape, dtype, -STEM_INIT_BOUND, STEM_INIT_BOUND)
 
 
 class StridedConv(nn.Module):
-    """3x3 convolution of stride 2 that pads both sides by one: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), features).
+    """3x3 convolution of stride 2 that pads both sides by one: (B, H, W, C) -> (B, H/2, W/2, features).
 
     "SAME" padding would be (0, 1) on even sizes; the published networks pad (1, 1).
     """
@@ -60,7 +60,7 @@ class SqueezeAndExcitation(nn.Module):
         gate = x.mean((1, 2), dtype=jnp.float32).astype(self.dtype)  # (B, C)
         gate = gelu(Dense(channels // 4, use_bias=False, dtype=self.dtype, name="fc1")(gate))
         gate = jax.nn.sigmoid(Dense(channels, use_bias=False, dtype=self.dtype, name="fc2")(gate))
-        return x * save_for_backward(gate)[:, None, None]  # A mean over the whole map is dear to compute again.
+        return x * save_for_backward(gate)[:, None, None]  # The mean over the map is expensive to recompute.
 
 
 class MBConv(nn.Module):
@@ -77,7 +77,7 @@ class MBConv(nn.Module):
 
 
 class ReduceSize(nn.Module):
-    """Halves the map and sets its width: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), features) (paper, equation 1)."""
+    """Halves H and W and sets the channels: (B, H, W, C) -> (B, H/2, W/2, features) (paper, equation 1)."""
 
     features: int
     dtype: Any = jnp.float32

@@ -1,4 +1,4 @@
-"""Inference with all that depends on parameters alone computed beforehand."""
+"""Computes everything that depends on the parameters alone before inference."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gcvit_flax.config import GCViTConfig
-from gcvit_flax.model.attention import relative_position_bias
 from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.model.position_bias import relative_position_bias
 
 
 def fuse_parameters(model: GCViT, variables: dict[str, Any]) -> tuple[GCViT, dict[str, Any]]:
-    """A model and variables of the same logits (to rounding), with less to compute: `model.apply` as before.
+    """An equivalent model and variables, with the same logits up to rounding and less work per call.
 
     The attention scale is multiplied into the projection to queries (to keys where the query is global), layer scale
-    into the layers before it, and bias tables become biases (h, T, T). Fused parameters cannot be taken apart: keep the
-    originals for training and conversion. A fused model comes back as it is.
+    into the layers before it, and bias tables become biases (h, T, T). Fusing is irreversible: keep the originals for
+    training and conversion. A fused model is returned unchanged.
     """
     if model.fused:
         return model, variables

@@ -1,7 +1,7 @@
 """GCViT, the Global Context Vision Transformer (Hatamizadeh et al., ICML 2023, arXiv 2206.09959), figure 2.
 
 Axes, everywhere: B batch, H W map, C channels, wh ww window, n windows per image, T = wh * ww tokens per window,
-h heads, d channels per head.
+h heads, d channels per head. H/s stands for ceil(H/s), and W/s likewise.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,9 @@ import numpy as np
 
 from gcvit_flax.config import MIN_IMAGE_SIDE, GCViTConfig, Preprocessing, level_grids
 from gcvit_flax.errors import UserError
-from gcvit_flax.model.block import Block, drop_path_scales
+from gcvit_flax.model.block import Block
 from gcvit_flax.model.convs import PatchEmbed, ReduceSize
+from gcvit_flax.model.drop_path import drop_path_scales
 from gcvit_flax.model.global_query import GlobalQueryGenerator
 from gcvit_flax.model.layers import Dense, LayerNorm
 from gcvit_flax.model.rematerialize import rematerialization_policy, rematerialize
@@ -28,10 +29,10 @@ class GCViT(nn.Module):
 
     Parameters are float32; `dtype` is what the layers compute in, with statistics, softmax and logits in float32.
     The backward pass stores the outputs of matrix products and convolutions and recomputes norms and GELUs; with
-    `remat` it stores only the inputs of the stem, of each block and of each downsample. `fused` networks take the
-    parameters that `fuse_parameters` makes. In training, pass `rngs={"dropout": key}` and, for drop path that does not
-    depend on the sharding, a "drop_path" key shared by all devices and `example_index` (B,), each example's place in
-    the global batch.
+    `remat` it stores only the inputs of the stem, of each query generator, block and downsample. `fused` networks take
+    the parameters that `fuse_parameters` makes. In training, pass `rngs={"dropout": key}` and, for drop path that does
+    not depend on the sharding, a "drop_path" key shared by all devices and `example_index` (B,), each example's place
+    in the global batch.
 
     Raises:
       UserError: (a ValueError) images whose shape does not fit the windows.
@@ -108,9 +109,9 @@ class GCViT(nn.Module):
 class Level(nn.Module):
     """One level: blocks alternating local and global attention, then a downsample (none after the last).
 
-    Returns the map (B, H, W, C) after the blocks and its downsampled form (B, H/2, W/2, 2C), the next level's input.
-    Every block of a level has the same windows and all else acts on single tokens, so the map is cut into windows
-    once, here. Padding tokens are masked out of every softmax and cropped at the end; nothing real sees them.
+    Returns the map (B, H, W, C) after the blocks and the next level's input (B, H/2, W/2, 2C), or at the last level the
+    map again. Every block of a level has the same windows and all else acts on single tokens, so the map is cut into
+    windows once, here. Padding tokens are masked out of every softmax and cropped at the end; nothing real sees them.
     """
 
     config: GCViTConfig
@@ -149,7 +150,7 @@ class Level(nn.Module):
             config.mlp_ratio,
             qkv_bias=config.qkv_bias,
             qk_scale=1.0 if self.fused else config.qk_scale,
-            relative_position_bias="expanded" if self.fused else config.relative_position_bias,
+            bias_layout="expanded" if self.fused else config.relative_position_bias,
             dropout_rate=config.dropout_rate,
             attention_dropout_rate=config.attention_dropout_rate,
             layer_scale=None if self.fused else config.layer_scale,

@@ -1,6 +1,6 @@
 """The global query generator: one window of queries from a whole map (paper, section 3.2, equation 4)."""
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -26,15 +26,15 @@ class FeatureExtraction(nn.Module):
 
 
 class GlobalQueryGenerator(nn.Module):
-    """`stages` poolings shrink the map to one window: (B, H, W, C) -> (B, T, C).
+    """Shrinks the map to one window by `stages` of an MBConv and a max-pool: (B, H, W, C) -> (B, T, C).
 
-    With no stages there is one MBConv residual and no pooling. If the map of an input of another size does not end at
-    the window's, it is resized to it: cubic, a = -0.5, no antialiasing.
+    With 0 stages there is one MBConv without pooling. A map that does not end at the window's size, of an input of
+    another size than the configured one, is resized to it: cubic, a = -0.5, no antialiasing.
     """
 
     stages: int
     window: Size
-    padding: str  # "-inf" or "zero"
+    padding: Literal["-inf", "zero"]
     dtype: Any = jnp.float32
 
     @nn.compact

@@ -1,4 +1,4 @@
-"""Fresh parameters in one draw."""
+"""Fast initialization of all parameters: one uniform and one normal draw, cut into parameters."""
 
 import functools
 import math
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gcvit_flax.config import GCViTConfig
-from gcvit_flax.model.convs import STEM_BIAS_BOUND
+from gcvit_flax.model.convs import STEM_INIT_BOUND
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.model.layers import NORMAL_STD
 
@@ -24,8 +24,7 @@ _CONV_LAYERS = ("depthwise", "pointwise", "reduction")
 def init_params(model: GCViT, key: jax.Array) -> dict[str, Any]:
     """The parameter tree of `model.init`, with the same distributions but other draws.
 
-    All random values are drawn at once and cut up: XLA compiles that in about a second, against twenty and more with
-    one random generator per parameter.
+    XLA compiles the two draws in about a second, against twenty and more with one random generator per parameter.
     """
     shapes = {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(abstract_params(model)).items()}
     draw = jax.jit(lambda key: _draw(key, shapes, model.config))
@@ -66,7 +65,7 @@ def _distribution(path: Path, shape: Shape, config: GCViTConfig) -> tuple[str, f
     if name == "bias" and not stem:
         return "constant", 0.0
     if stem:
-        return "uniform", STEM_BIAS_BOUND
+        return "uniform", STEM_INIT_BOUND
     if name == "kernel" and layer in _CONV_LAYERS:
         return "uniform", math.prod(shape[:-1]) ** -0.5
     return "normal", NORMAL_STD

@@ -1,7 +1,8 @@
 """What the backward pass reads from memory and what it computes again (Chen et al., 2016).
 
-Kernels mark what their gradients read and what is dear to compute again: the results of matrix products, convolutions
-and softmaxes. Everything else (norms, GELUs, sums) takes as long to read from memory as to compute.
+Each kernel marks what its gradient reads: outputs of matrix products and convolutions, residual sums, softmax weights
+and the statistics of layer norms. The outputs of layer norms and GELUs are recomputed, which takes as long as reading
+them from memory.
 """
 
 from collections.abc import Callable
@@ -26,9 +27,9 @@ def save_for_backward(arrays: Arrays) -> Arrays:
 
 
 def rematerialization_policy(*, train: bool, remat: bool) -> Policy | None:
-    """What a backward pass stores: with `remat` nothing but the inputs of modules, else what is marked.
+    """What a backward pass stores: with `remat` only the inputs of modules, otherwise what `save_for_backward` marks.
 
-    None where nothing is trained: the program would be the same, and takes half the time to trace.
+    None if nothing is trained and `remat` is off: the program is the same, and tracing it takes half the time.
     """
     if remat:
         return jax.checkpoint_policies.nothing_saveable

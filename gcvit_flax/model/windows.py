@@ -8,7 +8,7 @@ from gcvit_flax.config import Size
 
 
 def partition(x: Shaped[Array, "B H W C"], window: Size) -> Shaped[Array, "B n T C"]:
-    """Cuts a map into windows, of which its height and width are multiples (paper, figure 2)."""
+    """Splits a map into windows; H and W must be multiples of the window (paper, figure 2)."""
     return rearrange(x, "B (rows wh) (columns ww) C -> B (rows columns) (wh ww) C", wh=window[0], ww=window[1])
 
 
@@ -26,7 +26,7 @@ def merge(windows: Shaped[Array, "B n T C"], window: Size, grid: Size) -> Shaped
 
 
 def padded_grid(grid: Size, window: Size) -> Size:
-    """The smallest whole number of windows that covers `grid`, as (height, width) in tokens."""
+    """`grid`, (height, width) in tokens, rounded up to whole windows."""
     height, width = (-(-side // w) * w for side, w in zip(grid, window, strict=True))
     return height, width
 

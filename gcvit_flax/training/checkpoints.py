@@ -40,7 +40,7 @@ class Checkpoints:
         try:
             self._manager.close()
         except Exception as closing_error:
-            if error is None:  # Else the block's own error is the one to tell.
+            if error is None:  # Otherwise the block's own error is raised.
                 raise _cannot_save(self._folder, closing_error) from closing_error
 
     @property
@@ -67,7 +67,7 @@ class Checkpoints:
             raise _cannot_save(self._folder, error) from error
 
     def wait(self) -> None:
-        """Returns once all that was saved is on disk.
+        """Blocks until all that was saved is on disk.
 
         Raises:
           UserError: (a ValueError) the last checkpoint cannot be written; earlier ones are intact.
@@ -88,19 +88,21 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
             stored = self._manager.item_metadata(self.latest_step)
-            # Orbax itself gives whatever shapes it finds.
+            if stored is None:  # Orbax's answer if its own metadata is missing.
+                raise FileNotFoundError("it has no metadata")
+            # Orbax itself restores whatever shapes it finds.
             check_same_names_and_shapes(
                 _by_name(stored),
                 _by_name(like),
-                f"{what} is not of this network and this version of gcvit_flax",
-                "go on with the version that wrote it, or start afresh with --no-resume",
+                f"{what} does not match this network and this version of gcvit_flax",
+                "resume with the version that wrote it, or start afresh with --no-resume",
             )
             tree = self._manager.restore(self.latest_step, args=ocp.args.StandardRestore(like))
         except UserError:
             raise
         except Exception as error:  # Orbax and TensorStore raise many types for files that are gone or damaged.
             raise UserError(
-                f"{what} cannot be restored ({summarize_error(error)}): remove that step's folder to go on from an "
+                f"{what} cannot be restored ({summarize_error(error)}): remove that step's folder to resume from an "
                 "earlier one, or start afresh with --no-resume"
             ) from error
         return state.replace(**tree)
@@ -123,5 +125,5 @@ def _by_name(tree: Any) -> dict[str, Any]:
 def _cannot_save(folder: epath.Path, error: Exception) -> UserError:
     return UserError(
         f"a checkpoint cannot be written in {folder} ({summarize_error(error)}): make room or mend the folder, and run "
-        "the same command again to go on from the last whole checkpoint"
+        "the same command again to resume from the last whole checkpoint"
     )

@@ -1,11 +1,13 @@
-"""A training run from its options to its end: what is decided before the first step, and in which order."""
+"""A training run from start to finish: everything that is decided before the first step, in order."""
 
 import contextlib
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from etils import epath
 
+import gcvit_flax
 from gcvit_flax.config import GCViTConfig, Preprocessing
 from gcvit_flax.data.datasets import open_data
 from gcvit_flax.data.sources import Dataset
@@ -28,28 +30,27 @@ def train(config: TrainConfig) -> None:
     Raises:
       UserError: (a ValueError) options, data or a workdir that do not fit, or a loss that is not finite.
     """
-    if config.data is None:
-        raise UserError("this preset has no data of its own: give --data folder:PHOTOS or --data tfds:NAME")
+    spec = config.data_spec
     simulate_devices(config.devices)
     processes.join(config.coordinator, config.num_processes, config.process_id)
     workdir = epath.Path(config.workdir).expanduser()
     if "://" not in str(workdir):
-        workdir = workdir.absolute()  # As Orbax needs it.
+        workdir = workdir.absolute()  # Orbax requires absolute paths.
     with contextlib.ExitStack() as stack:
         with processes.raising_together():
             if processes.is_first():
                 stack.enter_context(locked(workdir))
-            data = open_data(config.data, config.val_fraction)
-            facts = _facts(config, data)
-            saved = run_to_resume(workdir, facts, FREE_ON_RESUME, config.resume)
+            data = open_data(spec, config.val_fraction)
+            run_config = _make_run_config(config, data)
+            saved = run_to_resume(workdir, run_config, FREE_ON_RESUME, config.resume)
             run = _make_run(workdir, config, data, saved)
-        shared = {name: value for name, value in facts.items() if name != "process_id"}
+        shared = {name: value for name, value in run_config.items() if name != "process_id"}
         processes.check_equal("options, data or workdirs", [shared, saved is None])
         with processes.raising_together():  # Nothing of an earlier run is removed before everything is checked.
             if processes.is_first():
                 if saved is None:
                     start_afresh(workdir)
-                write_run_config(workdir, facts | _describe(run.model))
+                write_run_config(workdir, run_config | _model_settings(run.model))
         stack.enter_context(processes.exiting_on_error())
         sigterm = stack.enter_context(SigtermWatch())
         checkpoints = stack.enter_context(Checkpoints(workdir / CHECKPOINTS_NAME, config.keep))
@@ -65,8 +66,8 @@ def train(config: TrainConfig) -> None:
         processes.wait_for_all("the run has ended")
 
 
-def _facts(config: TrainConfig, data: Dataset) -> dict:
-    """What must not change when a run is resumed, nor differ between processes."""
+def _make_run_config(config: TrainConfig, data: Dataset) -> dict[str, Any]:
+    """The options and a summary of the data: stored in config.json, compared on resume and between processes."""
     return {
         **dataclasses.asdict(config),
         "class_names": list(data.class_names),
@@ -75,10 +76,10 @@ def _facts(config: TrainConfig, data: Dataset) -> dict:
     }
 
 
-def _make_run(workdir: epath.Path, config: TrainConfig, data: Dataset, saved: dict | None) -> TrainingRun:
-    """The run to resume, which needs nothing but its workdir, or a new one."""
+def _make_run(workdir: epath.Path, config: TrainConfig, data: Dataset, saved: dict[str, Any] | None) -> TrainingRun:
+    """A new run, or the resumed one, rebuilt from its saved config.json."""
     if saved is None:
-        _check_init_from(config, workdir)
+        _check_init_from_lies_elsewhere(config, workdir)
         model = build_model(config, data.class_names)
     else:
         model = GCViT(
@@ -88,16 +89,20 @@ def _make_run(workdir: epath.Path, config: TrainConfig, data: Dataset, saved: di
             remat=config.remat,
         )
     config = resolve_defaults(config, model.config)
-    # Mixing pairs neighbors.
+    # Mixup and CutMix pair adjacent examples.
     unit = config.accumulation_steps * (2 if config.mixup or config.cutmix else 1)
     return TrainingRun(config, data, model, choose_devices(config.global_batch, config.devices, unit), workdir)
 
 
-def _describe(model: GCViT) -> dict:
-    return {"model": dataclasses.asdict(model.config), "preprocessing": dataclasses.asdict(model.preprocessing)}
+def _model_settings(model: GCViT) -> dict[str, Any]:
+    return {
+        "model": dataclasses.asdict(model.config),
+        "preprocessing": dataclasses.asdict(model.preprocessing),
+        "gcvit_flax_version": gcvit_flax.__version__,
+    }
 
 
-def _check_init_from(config: TrainConfig, workdir: epath.Path) -> None:
+def _check_init_from_lies_elsewhere(config: TrainConfig, workdir: epath.Path) -> None:
     if config.init_from and workdir in epath.Path(config.init_from).expanduser().absolute().parents:
         raise UserError(
             f"--init-from {config.init_from} lies in the workdir {config.workdir}, which is to be replaced: "

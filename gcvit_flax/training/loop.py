@@ -33,7 +33,7 @@ Results = dict[str, dict[str, float]]
 
 
 class TrainingRun:
-    """One run: what it trains, on what, for how long, and where."""
+    """A training run: its model, data, plan, devices and workdir."""
 
     def __init__(
         self, config: TrainConfig, data: Dataset, model: GCViT, devices: list[jax.Device], workdir: epath.Path
@@ -53,7 +53,7 @@ class TrainingRun:
         state = replicate(self._first_state(checkpoints), self.devices)
         step, stopping = int(state.step), False
         start = step
-        self._describe(start)
+        self._print_summary(start)
         train_step = steps.make_train_step(self.model, config, self.devices)
         key = jax.random.key(config.seed)
         batches = self._batches(start)
@@ -76,7 +76,7 @@ class TrainingRun:
                 saving = stopping or plan.saves(step)
                 if saving or step % config.log_every == 0:
                     log.training(step)
-                # A run that stops evaluates when it is resumed: time is short.
+                # After SIGTERM time is short: the resumed run evaluates.
                 results = self._evaluate(step, state, log) if plan.evaluates(step) and not stopping else None
                 if saving:
                     checkpoints.save(state, score(results[self._selected_by]) if results else None)
@@ -84,7 +84,7 @@ class TrainingRun:
                 if stopping:
                     break
         checkpoints.wait()
-        self._say_where(step, stopping)
+        self._print_outcome(step, stopping)
 
     @property
     def _selected_by(self) -> str:
@@ -122,8 +122,8 @@ class TrainingRun:
             trees["ema_val"] = state.ema_params
         if not self.sync_check(trees):
             raise UserError(
-                f"the devices hold different parameters after step {step}, where all must be equal: go on from the "
-                "last checkpoint, without the faulty device if it happens again"
+                f"the parameters differ between devices after step {step}: resume from the last checkpoint, and "
+                "replace the faulty device if it happens again"
             )
         results = {
             prefix: run_evaluation(
@@ -160,7 +160,7 @@ class TrainingRun:
             provenance=provenance,
         )
 
-    def _describe(self, start: int) -> None:
+    def _print_summary(self, start: int) -> None:
         if not processes.is_first():
             return
         sizes = jax.tree.map(lambda x: x.size, abstract_params(self.model))
@@ -183,12 +183,12 @@ class TrainingRun:
             flush=True,
         )
 
-    def _say_where(self, step: int, stopped: bool) -> None:
+    def _print_outcome(self, step: int, stopped: bool) -> None:
         where = self.config.workdir
         if not processes.is_first():
             return
         if stopped:
-            print(f"stopped by SIGTERM: saved at step {step} in {where}; the same command goes on from there")
+            print(f"stopped by SIGTERM: saved at step {step} in {where}; the same command resumes it")
         else:
             print(
                 f"done: the best model is in {where}/model, metrics and curves in {where}/metrics.jsonl and curves.png"

@@ -13,7 +13,7 @@ Params = Mapping[str, Any]
 
 
 def make_optimizer(config: TrainConfig, params: Params, depths: tuple[int, ...]) -> optax.GradientTransformation:
-    """AdamW with betas .9 and .999, after clipping to the global norm (official recipe), without the learning rate.
+    """AdamW with betas .9 and .999 after clipping by the global norm (official recipe), without the learning rate.
 
     It acts on trees like `params`. The training step multiplies by the rate, so that one compiled program serves every
     schedule. Parameters whose `learning_rate_scales` are 0 never change and have no moments.
@@ -46,7 +46,7 @@ def global_norm(tree: Any) -> jax.Array:
 
 
 def _clip_by_global_norm(largest: float) -> optax.GradientTransformation:
-    """`optax.clip_by_global_norm` by way of `global_norm`."""
+    """`optax.clip_by_global_norm` with `global_norm`."""
 
     def clip(updates: Params, _: Params | None) -> Params:
         factor = jnp.minimum(1.0, largest / global_norm(updates))
@@ -58,9 +58,9 @@ def _clip_by_global_norm(largest: float) -> optax.GradientTransformation:
 def learning_rate_scales(params: Params, depths: tuple[int, ...], config: TrainConfig) -> Params:
     """Each parameter's factor on the learning rate: `layer_decay` to the power of its distance from the head in blocks.
 
-    A level's query generator counts with its first block, its downsample with its last, and the stem as one block
-    more (layer-wise decay: Clark et al., 2020, ELECTRA; Bao et al., 2022, BEiT). With `head_only`, all factors but the
-    head's are 0.
+    A level's query generator counts with its first block, its downsample with its last, the stem as one block more and
+    the final norm with the head (layer-wise decay: Clark et al., 2020, ELECTRA; Bao et al., 2022, BEiT). With
+    `head_only`, all factors but the head's are 0.
     """
     ends = [sum(depths[: level + 1]) for level in range(len(depths))]
 
@@ -80,7 +80,7 @@ def learning_rate_scales(params: Params, depths: tuple[int, ...], config: TrainC
 
 
 def _block_number(part: str, ends: list[int], level: int) -> int:
-    """The number of a part of a level among all blocks, from 1."""
+    """The number, from 1 among all blocks, of the block that a part of a level counts with."""
     first = ends[level - 1] if level else 0
     if part == "q_global_gen":
         return first + 1

@@ -1,4 +1,4 @@
-"""How long a run is, at which learning rates, and when it evaluates and saves."""
+"""The length of a run, its learning rates, and the steps at which it evaluates and saves."""
 
 import dataclasses
 import math
@@ -8,17 +8,17 @@ from gcvit_flax.config import GCViTConfig
 from gcvit_flax.training.schedules import constant_schedule, cosine_schedule
 from gcvit_flax.training.train_config import TrainConfig
 
-_SMALL_EMBED_DIM = 96  # gcvit_small and larger were published with the smaller batch.
-_PUBLISHED_BATCH, _SMALL_PUBLISHED_BATCH = 4096, 1024
+_GCVIT_SMALL_EMBED_DIM = 96
+_BATCH_TO_TINY2, _BATCH_FROM_SMALL = 4096, 1024  # The published ones.
 
 
 def resolve_defaults(config: TrainConfig, model_config: GCViTConfig) -> TrainConfig:
-    """`config` with the numbers that depend on the network filled in: batch size, learning rate and layer decay.
+    """`config` with batch size and learning rate filled in for the network, and layer decay only with `init_from`.
 
     The published recipe is for 4096 images a step up to gcvit_tiny2 and 1024 from gcvit_small on (128 and 32 images
     on each of 32 GPUs); the rate scales linearly with the batch (Goyal et al., 2017).
     """
-    published = _PUBLISHED_BATCH if model_config.embed_dim < _SMALL_EMBED_DIM else _SMALL_PUBLISHED_BATCH
+    published = _BATCH_TO_TINY2 if model_config.embed_dim < _GCVIT_SMALL_EMBED_DIM else _BATCH_FROM_SMALL
     batch_size = config.batch_size or published
     rate = config.learning_rate * (batch_size / published if config.scale_learning_rate else 1)
     layer_decay = config.layer_decay if config.init_from else 1.0  # Fresh layers have nothing to preserve.
@@ -29,7 +29,7 @@ def resolve_defaults(config: TrainConfig, model_config: GCViTConfig) -> TrainCon
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How many steps the schedule has, where this run stops, and which steps end in an evaluation or a checkpoint."""
+    """The steps of the schedule, the last one of this run, and those that end in an evaluation or a checkpoint."""
 
     config: TrainConfig
     examples: int
@@ -49,7 +49,7 @@ class Plan:
 
     @property
     def schedule(self) -> Callable[[int], float]:
-        """The learning rate as a function of the steps done."""
+        """The learning rate as a function of the number of completed steps."""
         rate, warmup_steps = self.config.learning_rate, self._steps(self.config.warmup_epochs)
         if self.config.schedule == "constant":
             return constant_schedule(rate, warmup_steps)

@@ -1,4 +1,4 @@
-"""Functions that run on all devices at once, and how arrays are laid out for them."""
+"""pmap over all devices, and the layout of arrays for it; the sums over devices stand in the steps themselves."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ Tree = TypeVar("Tree")
 
 
 def replicate(tree: Tree, devices: list[jax.Device]) -> Tree:
-    """Puts a copy of `tree` on every device, in the layout that the steps give back: one compilation serves all."""
+    """Copies `tree` to every device, with the sharding that the steps return, so that none is compiled twice."""
     mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
     return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
@@ -26,11 +26,11 @@ def shard(batch: dict[str, np.ndarray], devices: list[jax.Device]) -> dict[str, 
 
 
 class PmappedFunction:
-    """pmap of a function over this process's `devices`, and over all devices of all processes if there are several.
+    """pmap over this process's `devices`, or over all devices of all processes if there are several.
 
-    If the devices need compiler options, which pmap does not take, the function is compiled apart at the first call,
-    for arguments of those shapes; several processes do without, since only pmap itself makes global arrays of what each
-    process passes.
+    In a single process whose devices need compiler options, which pmap does not take, the function is lowered and
+    compiled at the first call, and later calls must have the same shapes. With several processes it is pmap itself,
+    without those options, since only pmap makes global arrays of what each process passes.
     """
 
     def __init__(self, function: Callable[..., Any], devices: list[jax.Device], **options: Any):

@@ -1,4 +1,4 @@
-"""SIGTERM, with which clouds announce that they take a machine back."""
+"""SIGTERM, with which clouds announce that they take a machine back (preemption)."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from jax.experimental import multihost_utils
 
 
 class SigtermWatch:
-    """Notes SIGTERM (a TPU's preemption notice) instead of dying, while the block runs in the main thread."""
+    """Records SIGTERM instead of exiting, while the block runs in the main thread."""
 
     def __init__(self) -> None:
         self._received = False

@@ -1,4 +1,4 @@
-"""The recipes: differences to TrainConfig's defaults, each with its command, machine and result."""
+"""The recipes: differences from TrainConfig's defaults, each with its command, machine and result."""
 
 from gcvit_flax.training.train_config import TrainConfig
 
@@ -69,7 +69,7 @@ PRESET_HELP = {
 
     python train.py
 
-    Two CPU cores, two to three minutes, half of one compiling: 97 to 98.6 % of the held-out digits, as seeds go.
+    Two CPU cores, two to three minutes, half of one compiling: 97 to 98.6 % of the held-out digits, by the seed.
     """,
     "finetune": """Trains any variant on a folder of images or a prepared data set, from scratch or --init-from.
 

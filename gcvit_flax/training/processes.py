@@ -1,4 +1,4 @@
-"""Several processes as one run: joining them, failing together, and what only the first of them does."""
+"""Several processes as one run: joining, failing together, and what the first does alone."""
 
 import json
 import os
@@ -23,8 +23,8 @@ _HEARTBEAT_SECONDS = 60
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Connects this process to the run's others, if there are any; call it before JAX looks for devices.
 
-    With every argument None, JAX finds out by itself on Cloud TPU, Slurm, Open MPI and Kubernetes or from
-    JAX_COORDINATOR_ADDRESS, and elsewhere the process stays alone.
+    Without arguments, JAX detects the others on Cloud TPU, Slurm, Open MPI and Kubernetes or by
+    JAX_COORDINATOR_ADDRESS; elsewhere the process runs alone.
 
     Raises:
       UserError: (a ValueError) arguments that are incomplete, or processes that cannot be reached.
@@ -56,7 +56,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes logs and the model folder and speaks to people."""
+    """Whether this process is the one that writes logs and the model folder, and prints."""
     return jax.process_index() == 0
 
 
@@ -66,12 +66,12 @@ def count() -> int:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns once every process has come to the place called `name`."""
+    """Blocks until every process has reached the barrier called `name`."""
     multihost_utils.sync_global_devices(name)
 
 
 def check_equal(what: str, facts: Any) -> None:
-    """Compares `facts`, anything that becomes JSON, among all processes.
+    """Compares `facts`, any value that JSON can hold, among all processes.
 
     Raises:
       UserError: (a ValueError) they differ.
@@ -84,7 +84,7 @@ def check_equal(what: str, facts: Any) -> None:
 
 @contextmanager
 def raising_together() -> Iterator[None]:
-    """Makes an error of the block in one process an error in all, instead of leaving the others waiting.
+    """Raises in all processes what the block raises in one, a UserError or OSError, instead of leaving them waiting.
 
     Raises:
       UserError: (a ValueError) another process failed.
@@ -97,7 +97,7 @@ def raising_together() -> Iterator[None]:
     if count() > 1:
         failed = multihost_utils.process_allgather(np.array(error is not None))
         if error is None and failed.any():
-            raise UserError(f"process {int(failed.argmax())} could not go on: see its own message for what to do")
+            raise UserError(f"process {int(failed.argmax())} failed: see its own message for what to do")
     if error is not None:
         raise error
 
@@ -106,8 +106,8 @@ def raising_together() -> Iterator[None]:
 def exiting_on_error() -> Iterator[None]:
     """Ends this process at once if the block raises while others train with it.
 
-    The usual way out waits for the others, and they wait in the middle of a step; when they miss this process, JAX ends
-    them.
+    A normal exit would wait for the others, which wait in the middle of a step; once they miss this one's heartbeat,
+    JAX ends them.
     """
     try:
         yield

@@ -35,7 +35,7 @@ def build_model(config: TrainConfig, class_names: tuple[str, ...]) -> GCViT:
         fields = _given(config, (*_SHAPE_FIELDS, *_RATE_FIELDS, "image_size"))
         model = create_model(config.variant or "gcvit_xxtiny", **options, **fields)
     else:
-        _check_init_from(config)
+        _check_same_network(config)
         model = adapted_model(config.init_from, image_size=config.image_size, **options)
         model = model.clone(config=dataclasses.replace(model.config, **_given(config, _RATE_FIELDS)))
     if config.squash:
@@ -59,7 +59,7 @@ def _given(config: TrainConfig, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names if getattr(config, name) is not None}
 
 
-def _check_init_from(config: TrainConfig) -> None:
+def _check_same_network(config: TrainConfig) -> None:
     folder_config = read_folder_config(config.init_from)
     for name in _given(config, _SHAPE_FIELDS):
         raise UserError(f"--{name.replace('_', '-')} cannot change the network of --init-from: leave it out")

@@ -34,9 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if arguments[:1] in (["--help"], ["-h"]) else 2
     path, *options = arguments
     config = parse(options)
-    if config.data is None:
-        raise UserError("this preset has no data of its own: give --data folder:PHOTOS or --data tfds:NAME")
-    data = open_data(config.data, config.val_fraction)
+    data = open_data(config.data_spec, config.val_fraction)
     preprocessing = build_model(config, data.class_names).preprocessing
     images, targets = _augmented_batch(config, data.train, preprocessing, len(data.class_names))
     _draw(path, images, [_title(shares, data.class_names) for shares in targets])

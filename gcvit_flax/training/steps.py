@@ -1,9 +1,9 @@
-"""The training and evaluation steps, and the one place where pmap spreads them over devices.
+"""The training and evaluation steps, which `pmapped` runs on all devices.
 
 Every device computes the same update from summed gradients, so the state goes in and comes out replicated and is never
 stacked. Everything random is a function of the seed, the step, and the example's place in the global batch
-(augmentation, drop path) or the device (dropout); nothing random is stored. Batches and states are those of one
-process; pmap reaches over the devices of all processes.
+(augmentation, drop path) or the device (dropout); nothing random is stored. Batches are those of one
+process; sums are over the devices of all processes.
 """
 
 import functools
@@ -40,7 +40,7 @@ class TrainState(train_state.TrainState):
 
 
 def create_train_state(model: GCViT, params: Params, config: TrainConfig) -> TrainState:
-    """The state at step 0 of a parameter tree."""
+    """The initial state, at step 0, for `params`."""
     tx = make_optimizer(config, params, model.config.depths)
 
     @jax.jit
@@ -127,7 +127,7 @@ def _update(state: TrainState, grads: Params, learning_rate: jax.Array, ema_deca
 def make_eval_step(model: GCViT, devices: list[jax.Device], confusion: bool = False) -> PmappedFunction:
     """A pmapped (params, batch) -> sums over the unmasked examples: loss, top1, top5 and count.
 
-    With `confusion` also that matrix, int (true class, predicted class): how many examples fall into each cell.
+    With `confusion`, also the confusion matrix, int32 (classes, classes): rows are true classes, columns predictions.
     """
 
     def eval_step(params: Params, batch: Batch) -> dict[str, jax.Array]:
@@ -149,15 +149,15 @@ def make_eval_step(model: GCViT, devices: list[jax.Device], confusion: bool = Fa
 
 
 def make_sync_check(devices: list[jax.Device]) -> Callable[[Any], bool]:
-    """A function of a tree: whether every device of every process holds the same bits."""
+    """A function of a tree: whether all devices of all processes hold the same bits of it."""
 
     def sync_check(tree: Any, _: jax.Array) -> jax.Array:
         words = [jax.lax.bitcast_convert_type(x, jnp.uint32).ravel() for x in jax.tree.leaves(tree)]
-        # Weighted, so that equal values in other places differ; unsigned sums wrap around, alike in any order.
+        # Weighted by position, so that swapped values differ; unsigned sums wrap around, alike in any order.
         weights = [jnp.arange(x.size, dtype=jnp.uint32) * 2 + 1 for x in words]
         checksums = [(x * weight).sum() * (2 * i + 1) for i, (x, weight) in enumerate(zip(words, weights, strict=True))]
         checksum = sum(checksums)
         return jax.lax.pmin(checksum, AXIS) == jax.lax.pmax(checksum, AXIS)
 
     mapped = PmappedFunction(sync_check, devices, in_axes=(None, 0), out_axes=None)
-    return lambda tree: bool(mapped(tree, np.zeros(len(devices))))  # pmap needs something to spread.
+    return lambda tree: bool(mapped(tree, np.zeros(len(devices))))  # pmap needs at least one mapped argument.

@@ -1,4 +1,4 @@
-"""What a training run is: one frozen dataclass."""
+"""The options of a training run: `TrainOptions` as typed, `TrainConfig` checked."""
 
 import dataclasses
 import math
@@ -29,7 +29,7 @@ POSITIVE = _Bounds("positive", 0, low_open=True)
 NOT_NEGATIVE = _Bounds("at least 0", 0)
 SHARE = _Bounds("at least 0 and below 1", 0, 1)
 PROBABILITY = _Bounds("from 0 to 1", 0, 1, high_open=False)
-LEVEL = _Bounds("from 0 to 10", 0, 10, high_open=False)
+MAGNITUDE = _Bounds("from 0 to 10", 0, 10, high_open=False)
 
 
 def _option(default: Any, bounds: _Bounds | None = None, *, free_on_resume: bool = False) -> Any:
@@ -39,17 +39,17 @@ def _option(default: Any, bounds: _Bounds | None = None, *, free_on_resume: bool
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """Every option of train.py as it is typed; None means the value that the data, the variant or the machine suggests.
+    """Every option of train.py as it is typed; None stands for the data's, the variant's or the machine's own value.
 
     The comment above a field is its help.
     """
 
-    # Where config.json, metrics, checkpoints and the model go; a run that was stopped there goes on. Default:
+    # Folder for config.json, metrics, checkpoints and the model; a run that was stopped there is resumed. Default:
     # runs/PRESET.
     workdir: str | None = _option(None, free_on_resume=True)
     # digits, folder:PATH or tfds:NAME.
     data: str | None = None
-    # A published variant, which the options below replace parts of. Default: gcvit_xxtiny, or that of --init-from.
+    # Published variant, modified by the options below. Default: gcvit_xxtiny, or that of --init-from.
     variant: str | None = None
     # Image side in pixels, or height and width. Default: the variant's, or that of --init-from.
     image_size: int | Pair | None = None
@@ -70,21 +70,22 @@ class TrainOptions:
     dropout_rate: float | None = None
     # Stochastic depth of the last block, growing linearly from 0.
     drop_path_rate: float | None = None
-    # A model folder whose weights the run starts from; a head for other classes starts anew.
+    # Model folder whose weights the run starts from; for other classes the head is new.
     init_from: str | None = None
     # Passes over the training data; they set the learning-rate schedule.
     epochs: float = _option(10.0, POSITIVE)
     # Further epochs at the schedule's last learning rate.
     cooldown_epochs: float = _option(0.0, NOT_NEGATIVE)
-    # Stop after so many steps at the latest, on the same schedule; a higher value later goes on from there.
+    # Stop after this many steps without changing the schedule; resume with a higher value to continue.
     max_steps: int | None = _option(None, POSITIVE, free_on_resume=True)
     # Images in a step, over all devices and processes. None: what the variant was published with, 4096 or 1024.
     batch_size: int | None = _option(64, POSITIVE)
-    # Parts of each device's share that are computed one after the other: the same update with less memory.
+    # Parts of each device's share that are computed one after the other (gradient accumulation): the same update with
+    # less memory.
     accumulation_steps: int = _option(1, POSITIVE)
     # Peak learning rate.
     learning_rate: float = _option(1e-3, POSITIVE)
-    # Take --learning-rate as that of the variant's published batch, and scale it in proportion to this batch.
+    # Take --learning-rate as the rate at the variant's published batch size, and scale it linearly to --batch-size.
     scale_learning_rate: bool = False
     # The learning rate after the warm-up.
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -100,7 +101,7 @@ class TrainOptions:
     layer_decay: float = _option(1.0, POSITIVE)
     # Train the head alone and leave all else as it is.
     head_only: bool = False
-    # Also keep, evaluate and save an exponential moving average of the parameters with this decay a step.
+    # Also keep, evaluate and save an exponential moving average of the parameters with this decay per step.
     ema_decay: float | None = _option(None, SHARE)
     # Share of the target spread over all classes.
     label_smoothing: float = _option(0.1, SHARE)
@@ -113,16 +114,16 @@ class TrainOptions:
     # Strength of the random brightness, contrast and saturation changes, 0 for none; RandAugment replaces it.
     color_jitter: float = _option(0.3, NOT_NEGATIVE)
     # Magnitude of RandAugment, 0 to 10, 0 for none.
-    rand_augment: float = _option(0.0, LEVEL)
-    # Share of the images that lose a random rectangle to noise.
+    rand_augment: float = _option(0.0, MAGNITUDE)
+    # Probability that a random rectangle of an image is replaced by noise (random erasing).
     random_erasing: float = _option(0.0, PROBABILITY)
-    # Mixup's beta distribution parameter, 0 for none; with CutMix, each takes half of the steps.
+    # Mixup's beta distribution parameter, 0 for none; with CutMix, each is used with probability one half.
     mixup: float = _option(0.0, NOT_NEGATIVE)
     # CutMix's beta distribution parameter, 0 for none.
     cutmix: float = _option(0.0, NOT_NEGATIVE)
-    # Share of the data to hold out where it has no validation part; the same images for every seed.
+    # Share of the data to hold out if it has no validation part; the same images for every seed.
     val_fraction: float = 0.1
-    # Count and replace images that cannot be read, instead of stopping at the first.
+    # Do not stop at images that cannot be read: training replaces them, evaluation leaves them out.
     skip_corrupt: bool = _option(False, free_on_resume=True)
     # Epochs between two evaluations; one comes at the end in any case.
     evaluate_every: float = _option(1.0, POSITIVE, free_on_resume=True)
@@ -132,18 +133,18 @@ class TrainOptions:
     keep: int = _option(2, POSITIVE, free_on_resume=True)
     # Decides the initial weights, the order of the data and everything random.
     seed: int = _option(0, NOT_NEGATIVE)
-    # What the layers compute in; parameters, statistics and losses are float32.
+    # Dtype that the layers compute in; parameters, statistics and losses are float32.
     dtype: Literal["float32", "bfloat16"] = "float32"
     # Recompute each block in the backward pass: less memory, more time.
     remat: bool = False
     # Devices to train on, of each process. Default: all, or on a CPU one per core, as many as divide the batch.
     devices: int | None = _option(None, free_on_resume=True)
-    # Processes that decode images; 0 decodes in threads.
+    # Worker processes that decode images; 0 uses threads.
     workers: int = _option(0, NOT_NEGATIVE, free_on_resume=True)
-    # Address HOST:PORT of the first of several processes. Default: found out on Cloud TPU, Slurm and Kubernetes, or
+    # Address HOST:PORT of the first of several processes. Default: detected on Cloud TPU, Slurm and Kubernetes, or
     # JAX_COORDINATOR_ADDRESS.
     coordinator: str | None = _option(None, free_on_resume=True)
-    # How many processes train together, if it cannot be found out.
+    # How many processes train together, if that is not detected.
     num_processes: int | None = _option(None, free_on_resume=True)
     # This process's number, from 0.
     process_id: int | None = _option(None, free_on_resume=True)
@@ -151,17 +152,24 @@ class TrainOptions:
     log_every: int = _option(20, POSITIVE, free_on_resume=True)
     # Steps START:STOP to trace into WORKDIR/profile, for TensorBoard or Perfetto.
     profile: str | None = _option(None, free_on_resume=True)
-    # Go on where the run in the workdir stopped; --no-resume replaces it.
+    # Resume the run in the workdir; --no-resume replaces it.
     resume: bool = _option(True, free_on_resume=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(TrainOptions):
-    """What a training run is: options that have been checked.
+    """The options of a training run, checked.
 
     Raises:
       UserError: (a ValueError) an option that is out of range.
     """
+
+    @property
+    def data_spec(self) -> str:
+        """`data`, or a UserError: not every preset has any."""
+        if self.data is None:
+            raise UserError("this preset has no data of its own: give --data folder:PHOTOS or --data tfds:NAME")
+        return self.data
 
     @property
     def global_batch(self) -> int:
@@ -183,7 +191,7 @@ class TrainConfig(TrainOptions):
                 raise UserError(f"--profile must be START:STOP in steps from 1, such as 20:25, got {self.profile!r}")
 
 
-# Options that may change when a run is taken up again: where it runs, how far, and what it shows, keeps or passes over.
+# Options that may change on resume: where the run goes on and how far, and what it shows, keeps or skips.
 FREE_ON_RESUME = frozenset(
     field.name for field in dataclasses.fields(TrainConfig) if field.metadata.get("free_on_resume")
 )

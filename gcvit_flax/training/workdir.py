@@ -1,9 +1,10 @@
-"""The folder of one run: which process may write in it, and whether its run can be resumed."""
+"""A run's workdir: locking it, and deciding whether its run can be resumed."""
 
 import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from etils import epath
 
@@ -23,7 +24,7 @@ _EVENTS_PATTERN = "events.out.tfevents.*"
 def locked(workdir: epath.Path) -> Iterator[None]:
     """Makes the folder and locks it for this process; the system unlocks it however the process ends.
 
-    Object stores (gs://) know no locks, and go without.
+    Object stores (gs://) have no locks, so none is taken there.
 
     Raises:
       UserError: (a ValueError) another process is training in it.
@@ -42,10 +43,10 @@ def locked(workdir: epath.Path) -> Iterator[None]:
         yield
 
 
-def run_to_resume(workdir: epath.Path, facts: dict, free: frozenset[str], resume: bool) -> dict | None:
+def run_to_resume(workdir: epath.Path, run_config: dict, free: frozenset[str], resume: bool) -> dict | None:
     """The saved config.json of the run to resume, or None if a run starts here and may replace what is there.
 
-    A run with a checkpoint is resumed if `facts` are those that it was started with, except for the names in `free`.
+    A run with a checkpoint is resumed if `run_config` is its own, except for the names in `free`.
     One without a checkpoint is replaced.
 
     Raises:
@@ -57,10 +58,10 @@ def run_to_resume(workdir: epath.Path, facts: dict, free: frozenset[str], resume
     if not resume or not _has_checkpoint(workdir):
         return None
     saved = read_run_config(workdir)
-    facts = json.loads(json.dumps(facts))  # As they were saved: tuples are lists.
+    run_config = json.loads(json.dumps(run_config))  # As it was saved: tuples are lists.
     differences = [
         f"{name} was {saved.get(name)!r} and is now {value!r}"
-        for name, value in sorted(facts.items())
+        for name, value in sorted(run_config.items())
         if name not in free and saved.get(name) != value
     ]
     if differences:
@@ -72,11 +73,11 @@ def run_to_resume(workdir: epath.Path, facts: dict, free: frozenset[str], resume
 
 
 def start_afresh(workdir: epath.Path) -> None:
-    """Removes all that a run wrote but config.json, and nothing else."""
+    """Removes everything that a run wrote except config.json, and nothing else."""
     discarded, checkpoints = workdir / _DISCARDED_NAME, workdir / CHECKPOINTS_NAME
     if discarded.exists():
         discarded.rmtree()
-    if checkpoints.exists():  # Renamed first: half removed, a run must not look like one to go on with.
+    if checkpoints.exists():  # Renamed first: a partly removed run must not look like one to resume.
         checkpoints.rename(discarded)
         discarded.rmtree()
     for path in [*workdir.glob(_EVENTS_PATTERN), *(workdir / name for name in _WRITTEN)]:
@@ -86,12 +87,12 @@ def start_afresh(workdir: epath.Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_run_config(workdir: epath.Path, settings: dict) -> None:
+def write_run_config(workdir: epath.Path, run_config: dict[str, Any]) -> None:
     """Writes config.json."""
-    replace_text(workdir / CONFIG_NAME, json.dumps(settings, indent=2) + "\n")
+    replace_text(workdir / CONFIG_NAME, json.dumps(run_config, indent=2) + "\n")
 
 
-def read_run_config(workdir: epath.Path) -> dict:
+def read_run_config(workdir: epath.Path) -> dict[str, Any]:
     """Reads config.json.
 
     Raises:

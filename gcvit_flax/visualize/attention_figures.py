@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # Slow to import.
 
 _PANEL_INCHES = 3.0  # The width of a panel.
 _TITLE_INCHES = 0.45
-_MIN_SIDE = 400  # Images are reduced for panels until the shorter side has at least so many pixels.
+_MIN_SIDE = 400  # Images are reduced for panels until the shorter side has at least this many pixels.
 _DPI = 120
 
 
@@ -91,7 +91,7 @@ def draw_planes(path: Path, planes: Mapping[str, np.ndarray]) -> None:
             axis.set_major_locator(MaxNLocator(5, integer=True))
     for panel in panels[len(planes) :]:
         panel.axis("off")
-    figure.suptitle("relative position bias\ndx, dy: the query's column and row less the key's", fontsize=10)
+    figure.suptitle("relative position bias\ndx, dy: the query's column and row minus the key's", fontsize=10)
     _color_bar(figure, "RdBu_r", -largest, largest).ax.tick_params(labelsize=8)
     write_figure(path, figure)
 

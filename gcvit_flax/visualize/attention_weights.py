@@ -9,8 +9,8 @@ from einops import rearrange
 
 from gcvit_flax.config import NUM_LEVELS, GCViTConfig, level_grids
 from gcvit_flax.errors import UserError
-from gcvit_flax.model.attention import relative_position_bias, relative_position_index
 from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.model.position_bias import relative_position_bias, relative_position_index
 from gcvit_flax.model.windows import padded_grid
 
 BlockId = tuple[int, int]  # Level, and the block's number in it.

@@ -37,7 +37,9 @@ def grad_cam(
     """
     count = model.config.num_classes
     if not count:
-        raise UserError("Grad-CAM needs the logits of a class and this model has no head (num_classes is 0): load one")
+        raise UserError(
+            "Grad-CAM needs the logits of a class, and this model has no head (num_classes is 0): load one with a head"
+        )
     if classes is None:
         return np.asarray(_grad_cam(model, variables, images, np.full(len(images), _BEST)))
     chosen = np.asarray(classes)

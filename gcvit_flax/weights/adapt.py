@@ -26,8 +26,8 @@ def adapt(
     if config.query_stages != new_config.query_stages:
         raise UserError(
             f"image_size {new_config.image_size} over windows {new_config.window_size} needs {new_config.query_stages} "
-            f"poolings in the query generators, these weights have {config.query_stages}: choose a size whose windows "
-            "keep them, or pad_to_windows"
+            f"poolings in the query generators, but these weights have {config.query_stages}: choose a size whose "
+            "windows keep them, or pad_to_windows"
         )
     notes = [
         f"{name} {getattr(config, name)} becomes {getattr(new_config, name)}"

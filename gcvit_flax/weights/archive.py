@@ -28,10 +28,8 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         for name in archive.namelist():
             member = PurePosixPath(name)
             if member.is_absolute() or ".." in member.parts or "\\" in name or ":" in name:
-                raise UserError(f"{path} holds a member {name!r}, which points outside: the file is forged, refused")
+                raise UserError(f"{path} holds a member {name!r}, which points outside: refused as forged")
         unpacked = sum(info.file_size for info in archive.infolist())
         if unpacked > 4 * path.stat().st_size:
-            raise UserError(
-                f"{path} unpacks to {unpacked:,} bytes, over four times its size: the file is forged, refused"
-            )
+            raise UserError(f"{path} unpacks to {unpacked:,} bytes, over four times its size: refused as forged")
         yield archive

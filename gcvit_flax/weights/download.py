@@ -72,8 +72,8 @@ def download(published: Published, folder: Path) -> Path:
     target = folder / hashlib.sha256(published.url.encode()).hexdigest()[:8] / published.url.rsplit("/", 1)[-1]
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone_in(target.parent, published.url):
-            if not target.exists():  # Nor has a process that was waited for left it.
+        with _locked(target.parent, published.url):
+            if not target.exists():  # Another process may have downloaded it meanwhile.
                 _download(published, target)
     return target
 
@@ -85,8 +85,8 @@ def sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path, url: str) -> Iterator[None]:
-    """Holds `folder` for this process: two downloads into one .partial file would overwrite each other."""
+def _locked(folder: Path, url: str) -> Iterator[None]:
+    """Locks `folder` for this process: two downloads into one .partial file would overwrite each other."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -1,4 +1,4 @@
-"""The config.json of a model folder: all but the parameters, for people and for `load_model`."""
+"""The config.json of a model folder: everything but the parameters, readable by people and by `load_model`."""
 
 import dataclasses
 import json
@@ -68,7 +68,7 @@ def make_folder_config(
 
 def folder_config_text(folder_config: Mapping[str, Any]) -> str:
     """`folder_config` as JSON for people to read, with each list of numbers on one line."""
-    # JSON strings contain no line breaks, so that a match never begins inside a string.
+    # JSON strings contain no line breaks, so a match never begins inside a string.
     numbers = re.compile(r"\[\n[-+\d\s.,eE]+\]")
     return numbers.sub(lambda hit: " ".join(hit.group().split()), json.dumps(folder_config, indent=2)) + "\n"
 
@@ -103,7 +103,7 @@ def read_folder_config(path: epath.PathLike) -> dict[str, Any]:
         raise UserError(f'{config_path} is not a model folder\'s: expected "format": "{FORMAT}"; name another folder')
     if folder_config.get("format_version") != FORMAT_VERSION:
         raise UserError(
-            f"{config_path} has format version {folder_config.get('format_version')}, this gcvit_flax "
+            f"{config_path} has format version {folder_config.get('format_version')}, but this gcvit_flax "
             f"({gcvit_flax.__version__}) reads {FORMAT_VERSION}: use the version that wrote it "
             f"({folder_config.get('gcvit_flax_version')})"
         )

@@ -20,7 +20,7 @@ def infer_config(shapes: Mapping[str, Shape], *, image_size: Size | None, stored
 
     The reference and the dropout rates are the defaults. The image size, (height, width) in pixels, is `stored_size`,
     the one stated in the file, if that fits; otherwise it follows from the windows and the query stages, and
-    `image_size` decides if they leave two.
+    `image_size` decides if two are possible.
 
     Raises:
       UserError: the parameters are not those of a GCViT, or leave the image size open.

@@ -132,7 +132,7 @@ def _tensor(name: str, dataset: h5py.Dataset, shown: Path) -> Tensor:
 
 
 def _without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` without the prefix "layers/NAME/" that all have if the network is a layer of another model."""
+    """`tensors` without the prefix "layers/NAME/" shared by all names if the network is a layer of another model."""
     wrapper = re.compile(r"layers/[^/]+/(?=layers/|head/)")
     matches = [wrapper.match(name) for name in tensors if not OPTIMIZER.search(name)]
     prefixes = {match.group() if match else "" for match in matches}
@@ -149,7 +149,7 @@ def _as_official(tensors: dict[str, Tensor], shown: Path) -> dict[str, Tensor]:
             renamed[name.replace("optimizer_weights", "optimizer", 1)] = tensor
             continue
         parts = re.sub(r"_(?=\d+(/|$))", "/", name.removesuffix(":0")).split("/")
-        # The path may repeat a root, in the layer's group and the model's name: the weight's own path has the last.
+        # The layer's group and the model's name may contain a root too: the weight's own path begins at the last one.
         starts = [place for place, part in enumerate(parts) if part in _ROOTS]
         parts = parts[starts[-1] :] if starts else parts
         parts[-1] = _KERAS2_WEIGHTS.get(parts[-1], parts[-1])

@@ -1,4 +1,4 @@
-"""A file's tensor names matched with the table: the parameter that each tensor is, and each parameter's name there."""
+"""Matches the names of a file's tensors with the table of names, in both directions."""
 
 import functools
 import re
@@ -110,7 +110,7 @@ def _positions(sizes: Mapping[str, int]) -> dict[str, int]:
     for base, numbers in by_class.items():
         if numbers != set(range(len(numbers))):
             raise UserError(
-                f"the layers {', '.join(sorted(sizes))} skip a number of {base}: expected all; save it again"
+                f"the layers {', '.join(sorted(sizes))} lack a number of {base}: expected all of them; save it again"
             )
     ordered = sorted(sizes, key=lambda name: (numbered[name], sizes[name]))
     return {name: place for place, name in enumerate(ordered)}

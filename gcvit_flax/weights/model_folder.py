@@ -60,9 +60,9 @@ def save_model(
         raise UserError("a model with fused parameters cannot be saved: save the original, and fuse it after loading")
     flat = flatten(variables["params"])
     check_same_names_and_shapes(
-        flat, parameter_shapes(model.config), "the parameters do not fit the model", "save them as is"
+        flat, parameter_shapes(model.config), "the parameters do not fit the model", "save this model's own"
     )
-    # NumPy arrays, so that no sharding is stored.
+    # NumPy arrays, so no sharding is stored.
     flat = {name: np.asarray(value, np.float32) for name, value in flat.items()}
     folder_config = make_folder_config(
         model,

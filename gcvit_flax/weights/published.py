@@ -17,12 +17,12 @@ class Published(NamedTuple):
     sha256: str = ""
 
 
-_RELEASES = ("xxtiny", "xtiny", "tiny", "tiny2", "small", "small2", "base", "large")
+_RELEASES = ("xtiny", "tiny", "tiny2", "small", "small2", "base", "large")
 
 PUBLISHED = {
     # A variant's own name stands for NVIDIA's file; gcvit_xxtiny for the one that the Keras example loads.
     "gcvit_xxtiny": Published(f"{_GCVIT_TF}/v1.1.6/gcvitxxtiny.keras", size=48_767_519),
-    **{f"gcvit_{name}": Published(f"{_NVIDIA}/gcvit_1k_{name}.pth.tar") for name in _RELEASES[1:]},
+    **{f"gcvit_{name}": Published(f"{_NVIDIA}/gcvit_1k_{name}.pth.tar") for name in _RELEASES},
     "gcvit_large_384": Published(f"{_NVIDIA}/gcvit_21k_large_384.pth.tar"),
     "gcvit_large_512": Published(f"{_NVIDIA}/gcvit_21k_large_512.pth.tar"),
     "nvidia/gcvit_xxtiny": Published(f"{_NVIDIA}/gcvit_1k_xxtiny.pth.tar"),

@@ -33,7 +33,7 @@ Names = Mapping[str, tuple[str, Row]]
 def read_config(weight_file: WeightFile, path: Path, image_size: Size | None) -> tuple[GCViTConfig, Names]:
     """The configuration that follows from the names and shapes in `weight_file`, and our name -> (the file's, its row).
 
-    `image_size`, (height, width) in pixels, decides if the weights leave two.
+    `image_size`, (height, width) in pixels, decides if two are possible.
 
     Raises:
       UserError: missing, unexpected or misshapen tensors, listed by the file's names, or a wrong dtype.

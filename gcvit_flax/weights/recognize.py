@@ -114,7 +114,7 @@ def _container(path: Path) -> str:
         return "safetensors"
     if start[:1] == b"\x80":
         raise UserError(f"{path} is a bare pickle, PyTorch's format before 1.6: load and save it with a newer PyTorch")
-    raise UserError(f"{path} is no weight file that this program knows: expected {WEIGHT_FILE_TYPES}")
+    raise UserError(f"{path} is not a weight file that this program recognizes: expected {WEIGHT_FILE_TYPES}")
 
 
 def _zip_container(path: Path, archive: zipfile.ZipFile) -> str:

@@ -146,7 +146,7 @@ class _Reader(pickle.Unpickler):
 
 
 def _placeholder(base: type) -> type:
-    """A new subclass of `base` that ignores a pickle's state; none is shared, so that a file cannot change another."""
+    """A new subclass of `base` that ignores a pickle's state; new each time, so one file cannot affect another."""
 
     def ignore(*args: Any, **kwargs: Any) -> None:
         return None

@@ -9,20 +9,21 @@ import numpy as np
 from gcvit_flax.atomic import replacing_file
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError
-from gcvit_flax.model.attention import relative_position_index
+from gcvit_flax.model.position_bias import relative_position_index
 from gcvit_flax.references import FORWARD_PASSES
 from gcvit_flax.variants import resolve_config, variant_name
 from gcvit_flax.weights.conversion_report import FAMILIES
 from gcvit_flax.weights.convert import check_dest
+from gcvit_flax.weights.folder_config import read_folder_config
 from gcvit_flax.weights.keras_config import keras_config
 from gcvit_flax.weights.keras_file import write_keras_zip, write_weights_h5
 from gcvit_flax.weights.matching import names_in
-from gcvit_flax.weights.model_folder import read_folder, read_folder_config
+from gcvit_flax.weights.model_folder import read_folder
 from gcvit_flax.weights.safetensors_file import write_safetensors
 from gcvit_flax.weights.tensors import from_ours
 
 TARGETS = ("keras_io", "gcvit_tf", "official", "timm")
-_QUERY_STAGES = (3, 2, 0, 0)  # All that the other implementations build.
+_QUERY_STAGES = (3, 2, 0, 0)  # The only ones that the other implementations build.
 _KERAS_SUFFIXES = (".keras", ".weights.h5")
 
 

@@ -19,3 +19,8 @@ def test_bad_specs(spec, expected):
 def test_a_bad_fraction():
     with pytest.raises(ValueError, match="val-fraction must be above 0"):
         open_data("digits", 1.0)
+
+
+def test_digits_have_no_splits():
+    with pytest.raises(ValueError, match="digits has no split 'test': leave --split out"):
+        open_data("digits", split="test")

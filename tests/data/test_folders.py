@@ -66,7 +66,7 @@ def test_splits_that_do_not_fit_each_other(tmp_path, photos):
     ("removed", "expected"),
     [
         ("", "^{root} holds no class folders: expected {root}/CLASS/IMAGE$"),
-        ("dog", "^class folder {root}/dog holds no images: add some, or remove the class$"),
+        ("dog", "^class folder {root}/dog is missing: add some images, or remove the class$"),
     ],
     ids=["root", "class"],
 )

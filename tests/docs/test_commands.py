@@ -44,7 +44,7 @@ ELSEWHERE = {
     "cp ILSVRC2012": "needs ImageNet",
     "tfds build": "needs TensorFlow",
 }
-CUT = {"train.py": ["--max-steps", "2", "--batch-size", "8"], "segmentation.py": ["--steps", "2", "--batch-size", "2"]}
+CUT = {"train.py": ["--max-steps", "2"], "segmentation.py": ["--steps", "2", "--batch-size", "2"]}
 PROGRAMS_OF_TRAINING = ("train.py", "benchmarks.input_pipeline")
 
 

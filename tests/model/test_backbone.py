@@ -83,7 +83,7 @@ def test_the_stem_alone_can_be_frozen(images):
         ({"levels": (0, 4)}, r"levels must be some of 0 to 3 in rising order, got \(0, 4\)"),
         ({"levels": (2, 1)}, "rising order"),
         ({"levels": ()}, "rising order"),
-        ({"frozen_stages": 5}, r"from -1 \(nothing\) to 4 \(everything\), got 5"),
+        ({"frozen_stages": 5}, r"from -1 \(nothing\) to 4 \(all levels\), got 5"),
     ],
 )
 def test_levels_that_are_not_there_are_named(fields, message, images):

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gcvit_flax.model.attention import WindowAttention, relative_position_bias, relative_position_index
-from gcvit_flax.model.block import drop_path_scales
+from gcvit_flax.model.attention import WindowAttention
+from gcvit_flax.model.drop_path import drop_path_scales
 from gcvit_flax.model.global_query import GlobalQueryGenerator
+from gcvit_flax.model.position_bias import relative_position_bias, relative_position_index
 from gcvit_flax.model.windows import merge, pad, partition
 
 
@@ -56,7 +57,7 @@ def test_qk_scale_replaces_the_default():
         num_heads=2,
         window=(2, 2),
         qkv_bias=True,
-        relative_position_bias="per_head",
+        bias_layout="per_head",
         attention_dropout_rate=0.0,
         dropout_rate=0.0,
         dtype=jnp.float32,

@@ -3,11 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from small import full_disk
+from small import TINY, full_disk
 
 from gcvit_flax.errors import UserError
+from gcvit_flax.model.gcvit import create_model
+from gcvit_flax.model.init import init_params
 from gcvit_flax.training.checkpoints import Checkpoints
-from gcvit_flax.training.steps import TrainState
+from gcvit_flax.training.steps import TrainState, create_train_state
+from gcvit_flax.training.train_config import TrainConfig
 
 
 def state_at(step: int, size: int = 5) -> TrainState:
@@ -95,3 +98,24 @@ def test_a_checkpoint_with_other_names_is_refused_in_one_sentence(folder):
         assert missing in message and "2 unexpected: params/" in message and "--no-resume" in message
         assert "\n" not in message
         folder.rmtree()
+
+
+def test_missing_metadata_is_damage_and_not_another_network(folder):
+    with Checkpoints(folder, keep=1) as checkpoints:
+        checkpoints.save(state_at(7))
+    (folder / "7" / "default" / "_METADATA").unlink()
+    with Checkpoints(folder, keep=1) as checkpoints, pytest.raises(UserError, match="remove that step's folder"):
+        checkpoints.restore(jax.eval_shape(lambda: state_at(0)))
+
+
+@pytest.mark.parametrize("options", [{"head_only": True}, {"layer_decay": 0.5}, {"ema_decay": 0.9}])
+def test_every_kind_of_optimizer_state_comes_back(folder, options):
+    model, config = create_model(TINY), TrainConfig(init_from="somewhere", **options)
+    state = create_train_state(model, init_params(model, jax.random.key(0)), config)
+    state = jax.tree.map(lambda x: np.asarray(x + 1), state)
+    with Checkpoints(folder, keep=1) as checkpoints:
+        checkpoints.save(state)
+    with Checkpoints(folder, keep=1) as checkpoints:
+        restored = checkpoints.restore(jax.eval_shape(lambda: state))
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)

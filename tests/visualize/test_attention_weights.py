@@ -10,9 +10,9 @@ from small import TINY
 
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.data.preprocess import preprocess
-from gcvit_flax.model.attention import relative_position_bias
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.model.init import init_params
+from gcvit_flax.model.position_bias import relative_position_bias
 from gcvit_flax.visualize.attention_weights import attention_map, attention_weights, relative_position_bias_planes
 
 SIZE = (45, 37)  # Maps of 12 x 10, 6 x 5, 3 x 3 and 2 x 2, of which the first three are padded.

@@ -13,10 +13,10 @@ from gcvit_flax.model.rematerialize import save_for_backward
 @jax.custom_vjp
 def gelu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     """Exact GELU, x * Phi(x), by erf: jax.nn.gelu's erfc takes three times as long on CPUs."""
-    return x * _normal_distribution(x)
+    return x * _normal_cdf(x)
 
 
-def _normal_distribution(x: jax.Array) -> jax.Array:
+def _normal_cdf(x: jax.Array) -> jax.Array:
     return 0.5 + 0.5 * jax.lax.erf(x * jnp.asarray(math.sqrt(0.5), x.dtype))
 
 
@@ -28,7 +28,7 @@ def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     x, gradient = jax.lax.optimization_barrier((x, gradient))
     density = jnp.exp(-0.5 * x * x) * jnp.asarray(1 / math.sqrt(2 * math.pi), x.dtype)
-    return (gradient * (_normal_distribution(x) + x * density),)
+    return (gradient * (_normal_cdf(x) + x * density),)
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
@@ -40,7 +40,7 @@ def layer_norm(
 ) -> Float32[Array, "*axes C"]:
     """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis.
 
-    The variance is the mean square of the centered values: E[x^2] - E[x]^2 loses float32 parity at large means.
+    The variance is the mean square of the centered values: E[x^2] - E[x]^2 loses precision at large means.
     """
     return _layer_norm_forward(x, scale, bias, epsilon)[0]
 

@@ -13,9 +13,9 @@ _TRIES = 10
 
 
 def erase(key: jax.Array, image: jax.Array, probability: float) -> jax.Array:
-    """Replaces a random rectangle of a normalized image (H, W, 3) by normal noise, with `probability`.
+    """Replaces a random rectangle of a normalized image (H, W, 3) with normal noise, with `probability`.
 
-    The rectangle takes 2 % to a third of the image, with sides of a ratio of 0.3 to 3.3; as in the paper, one that
+    The rectangle takes 2 % to a third of the image, with an aspect ratio of 0.3 to 3.3; as in the paper, one that
     does not fit is drawn again.
     """
     erased_key, shape_key, place_key, noise_key = jax.random.split(key, 4)

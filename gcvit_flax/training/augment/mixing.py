@@ -28,7 +28,7 @@ def mix(
         return images, targets
     if len(images) % 2:
         raise UserError(
-            f"Mixup and CutMix mix pairs, so that each device needs an even number of images at a time, got "
+            f"Mixup and CutMix mix pairs, so each device needs an even number of images at a time, got "
             f"{len(images)}: change --batch-size, or set --mixup 0 --cutmix 0"
         )
     kind_key, share_key, box_key = jax.random.split(key, 3)
@@ -36,7 +36,7 @@ def mix(
     alpha = jnp.where(is_cutmix, cutmix, mixup)
     share = jax.random.beta(share_key, alpha, alpha)
     outside = 1.0 - random_box(box_key, (images.shape[1], images.shape[2]), 1 - share)  # (H, W, 1)
-    # Both are one formula; as two branches, they keep XLA from augmenting each image a second time for its partner.
+    # Both branches are one formula; the cond keeps XLA from augmenting each image a second time for its partner.
     images = jax.lax.cond(is_cutmix, lambda x: _mix(x, outside), lambda x: _mix(x, share), images)
     # Where the border cuts the box, more of the image is left than was drawn.
     return images, _mix(targets, jnp.where(is_cutmix, outside.mean(), share))

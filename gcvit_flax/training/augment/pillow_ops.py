@@ -1,8 +1,8 @@
 """Pillow's image operations on one uint8 image (H, W, 3), of three kinds that compile well under vmap.
 
 A table (256, 3) says what becomes of each value of each channel, a matrix (2, 3) says where each output pixel comes
-from, and a blend leads from a degenerate image to the given one and beyond. Results are Pillow's, its roundings
-included, except for single gray levels where float32 and float64 fall on two sides of an integer.
+from, and a blend leads from a degenerate image to the given one and beyond. Results are Pillow's, including its
+rounding, except for single gray levels where float32 and float64 fall on two sides of an integer.
 """
 
 import jax
@@ -99,7 +99,7 @@ def smooth(image: jax.Array) -> jax.Array:
 
 
 def blend(degenerate: jax.Array, image: jax.Array, factor: jax.Array) -> jax.Array:
-    """The degenerate image for factor 0, the image for 1, and beyond it for more; cut to 0..255."""
+    """The degenerate image for factor 0, the image for 1, and extrapolated beyond it; clipped to 0..255."""
     return _blend(degenerate, image, factor).astype(jnp.uint8)
 
 

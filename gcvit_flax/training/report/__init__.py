@@ -1,1 +1,1 @@
-"""What a run tells while it trains: metrics, progress and where the time goes."""
+"""What a run reports while it trains: metrics, progress and where the time goes."""

@@ -43,7 +43,7 @@ class MetricsLog:
             from tensorboardX import SummaryWriter  # Slow to import.
 
             self._replace()
-            # An endless queue: on a full disk its writer dies, and a queue that fills up would wait for ever.
+            # An unbounded queue: on a full disk its writer dies, and a bounded queue would block forever.
             self._events = SummaryWriter(str(workdir), purge_step=start_step + 1, max_queue=0)
 
     def write(self, step: int, epoch: float, **values: float) -> None:
@@ -88,7 +88,7 @@ class MetricsLog:
 
 def score(results: dict[str, float]) -> float:
     """One number that ranks evaluations: top-1 accuracy first, and where that is equal, the smaller loss."""
-    # Accuracies differ by one image of at most some millions: far more than this.
+    # One image changes the accuracy by more than this unless there are tens of millions.
     return results["top1"] - 1e-9 * min(results["loss"], 100.0)
 
 

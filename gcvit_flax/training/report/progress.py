@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, plain lines elsewhere, and only from the first process."""
+"""A run's progress: a bar on a terminal, plain lines elsewhere, and only from the first process."""
 
 import sys
 
@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Steps done, loss, accuracy, images a second and the time left."""
+    """Steps done, loss, accuracy, images per second and the time left."""
 
     def __init__(self, start_step: int, last_step: int, speaks: bool):
         self._last_step = last_step
@@ -34,7 +34,7 @@ class Progress:
     def show(self, step: int, values: dict[str, float]) -> None:
         """Shows the latest metrics, in the bar or as a line."""
         text = f"loss {values['train_loss']:.3f}, accuracy {values['train_top1']:.1%}"
-        if "images_per_second" in values:  # Not of a step that compiled.
+        if "images_per_second" in values:  # Absent for a step that compiled.
             text += f", {values['images_per_second']:.0f} images/s"
         if values.get("input_share", 0) > 0.1:
             text += f", waiting for input {values['input_share']:.0%} of the time"

@@ -19,7 +19,7 @@ _MEANS = ("train_loss", "train_top1", "grad_norm", "param_norm")
 
 
 class RunLog:
-    """Gathers the metrics of steps and passes them on; only the first process writes files and speaks."""
+    """Gathers the metrics of steps and passes them on; only the first process writes files and prints."""
 
     def __init__(self, workdir: epath.Path, model: GCViT, plan: Plan, devices: list[jax.Device], start_step: int):
         self._plan, self._schedule = plan, plan.schedule

@@ -1,0 +1,38 @@
+"""The relative position bias: from a table with one row per offset to a bias per pair of tokens (paper, equation 5)."""
+
+import functools
+from typing import Literal, TypeVar
+
+import jax
+import numpy as np
+from einops import rearrange
+
+from gcvit_flax.config import Size
+
+Table = TypeVar("Table", jax.Array, np.ndarray)
+
+
+@functools.lru_cache(maxsize=64)
+def relative_position_index(window: Size) -> np.ndarray:
+    """The row of the bias table for each pair of tokens: int32 (T, T), (dy + wh-1) * (2 ww-1) + (dx + ww-1).
+
+    (dy, dx) is the query's position minus the key's.
+    """
+    y, x = np.indices(window).reshape(2, -1)
+    rows = y[:, None] - y + window[0] - 1
+    columns = x[:, None] - x + window[1] - 1
+    index = (rows * (2 * window[1] - 1) + columns).astype(np.int32)
+    index.flags.writeable = False  # It is shared by every caller.
+    return index
+
+
+def relative_position_bias(table: Table, window: Size, layout: Literal["per_head", "flattened"]) -> Table:
+    """The bias added to the attention logits, (h, T, T), or (1, T, T) where all heads share one.
+
+    `table` is ((2 wh-1)(2 ww-1), h). "per_head" reads a row for each pair of tokens; "flattened" is what the Keras
+    3 example computes, which takes the same index from the flattened table.
+    """
+    index = relative_position_index(window)
+    if layout == "flattened":
+        return table.reshape(-1)[index][None]
+    return rearrange(table[index], "q k h -> h q k")
