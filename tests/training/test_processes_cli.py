@@ -88,6 +88,6 @@ def test_sigterm_on_one_host_stops_both_at_one_step(start_hosts, run_command, fi
 def test_a_host_that_fails_ends_the_others(start_hosts):
     first, second = end(start_hosts([], ["--data", "folder:nowhere"]), status=1)
     assert "error: nowhere is not a folder" in second
-    assert "error: process 1 could not go on" in first
+    assert "error: process 1 failed" in first
     first, second = end(start_hosts([], ["--seed", "1"]), status=1)
     assert "error: the processes have different options, data or workdirs" in first

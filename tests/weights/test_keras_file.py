@@ -88,7 +88,7 @@ def test_a_missing_keras_layer(tmp_path, files, rejects):
     shutil.copy(files / "micro.gcvit_tf.weights.h5", tmp_path / "x.weights.h5")
     with h5py.File(tmp_path / "x.weights.h5", "a") as file:
         del file["layers/gc_vi_t_level_1/blocks/gc_vi_t_block"]
-    assert "skip a number of gc_vi_t_block" in rejects(tmp_path / "x.weights.h5")
+    assert "lack a number of gc_vi_t_block" in rejects(tmp_path / "x.weights.h5")
 
 
 def test_a_keras_file_whose_settings_are_not_ours(tmp_path, files, rejects):

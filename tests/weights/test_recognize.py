@@ -53,10 +53,10 @@ def test_another_networks_weights(tmp_path, rejects, names, looks):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "no weight file that this program knows"),
-        (b"hello, world", "no weight file that this program knows"),
+        (b"", "not a weight file that this program recognizes"),
+        (b"hello, world", "not a weight file that this program recognizes"),
         (pickle.dumps({"a": 1}), "bare pickle"),
-        (b"PK\x05\x06" + bytes(18), "no weight file"),
+        (b"PK\x05\x06" + bytes(18), "not a weight file"),
     ],
 )
 def test_what_is_no_weight_file(tmp_path, rejects, content, problem):
