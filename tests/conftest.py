@@ -8,11 +8,14 @@ from pathlib import Path
 
 # Compiling takes most of the tests' time; unoptimized code computes the same. The quicker of two code generators, which
 # later versions of JAX do not have, makes it in half the time, and one part per program saves a tenth.
-JAX_0_10 = importlib.metadata.version("jax").startswith("0.10.")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_backend_optimization_level=0"
-    + (" --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1" if JAX_0_10 else "")
+    + (
+        " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        if importlib.metadata.version("jax").startswith("0.10.")
+        else ""
+    )
 )
 
 import jax
