@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import re
 
 import flax
 import jax
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 from small import TINY
 
+from gcvit_flax.devices import compiler_options
 from gcvit_flax.model import gcvit
 from gcvit_flax.model.gcvit import Level, create_model
 from gcvit_flax.model.init import init_params
 from gcvit_flax.model.windows import partition
+
+COMPILER_OPTIONS = compiler_options(jax.local_devices()[0])
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +98,20 @@ def test_remat_recomputes_and_gives_the_same_gradients(variables, images):
     assert products[1] > products[0]
     plain, remat = (jax.flatten_util.ravel_pytree(gradient(variables))[0] for gradient in (plain, remat))
     assert relative_difference(remat, plain) < 1e-5
+
+
+@pytest.mark.skipif(not COMPILER_OPTIONS, reason="here XLA merges what is recomputed with what was computed before")
+def test_the_backward_pass_repeats_no_product_or_convolution(variables, images):
+    """Except for those of squeeze-and-excitation, which are of one vector per image."""
+    model = create_model(TINY)
+    gradient = jax.jit(jax.grad(lambda variables: (model.apply(variables, images, train=True) ** 2).sum()))
+    program = gradient.lower(variables).compile(COMPILER_OPTIONS).as_text()
+    recomputed = [name for name in re.findall(r'op_name="([^"]*)"', program) if "rematted_computation" in name]
+    assert any(name.endswith("erf") for name in recomputed)
+    dear = [
+        name for name in recomputed if name.endswith(("dot_general", "conv_general_dilated")) and "/se/" not in name
+    ]
+    assert not dear
 
 
 @pytest.mark.parametrize(("depth", "leaks"), [(1, False), (2, True)])
