@@ -1,6 +1,8 @@
 """Parameters as an Orbax checkpoint, which each process writes or reads on its own."""
 
+import contextlib
 import logging
+import time
 from collections.abc import Mapping
 
 import jax
@@ -11,6 +13,8 @@ from etils import epath
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError, summarize_error
 from gcvit_flax.weights.tree import check_same_names_and_shapes, flatten, parameter_shapes, unflatten
+
+_REMOVALS, _REMOVAL_SECONDS = 50, 0.1  # The most attempts, and the pause between two.
 
 # What Orbax logs about checkpoints without a metric, and about errors that it also raises.
 _NOISE = ("tracked_metric", "_SignalingThread.run() raised")
@@ -27,11 +31,27 @@ def save_params(checkpoint: epath.Path, flat: Mapping[str, np.ndarray]) -> None:
         with _checkpointer() as checkpointer:
             checkpointer.save(checkpoint, args=ocp.args.PyTreeSave(unflatten(flat)))
     except Exception as error:  # A full disk raises OSError here, or TensorStore's ValueError.
-        for path in checkpoint.parent.iterdir():
-            if path.name.startswith(checkpoint.name):  # Orbax's temporary folder has a suffix.
-                path.rmtree(missing_ok=True)
+        _remove_unfinished(checkpoint)
         folder, reason = checkpoint.parent, summarize_error(error)
         raise UserError(f"the model cannot be written to {folder} ({reason}): make room or choose another") from error
+
+
+def _remove_unfinished(checkpoint: epath.Path) -> None:
+    """Removes `checkpoint` and Orbax's temporary folder, until both stay away.
+
+    After one write has failed, TensorStore's others go on for a moment, and make folders that are gone again.
+    """
+    absences = 0
+    for _ in range(_REMOVALS):
+        # The temporary folder has a suffix.
+        left = [path for path in checkpoint.parent.iterdir() if path.name.startswith(checkpoint.name)]
+        absences = 0 if left else absences + 1
+        if absences == 2:
+            return
+        for path in left:
+            with contextlib.suppress(OSError):  # A file has come while the folder was being emptied.
+                path.rmtree(missing_ok=True)
+        time.sleep(_REMOVAL_SECONDS)
 
 
 def restore_params(checkpoint: epath.Path, config: GCViTConfig) -> dict[str, np.ndarray]:

@@ -1,7 +1,11 @@
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +18,8 @@ from gcvit_flax.config import Preprocessing
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT, create_model
 from gcvit_flax.weights import model_folder
-from gcvit_flax.weights.model_folder import load_model, read_folder_config, save_model
+from gcvit_flax.weights.folder_config import read_folder_config
+from gcvit_flax.weights.model_folder import load_model, save_model
 from gcvit_flax.weights.tree import flatten, unflatten
 
 NAMES = [f"class {i}" for i in range(10)]
@@ -120,6 +125,27 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_folder(saved, micro, ass
         save_model(saved, micro[0], other)
     assert sorted(path.relative_to(saved) for path in saved.rglob("*")) == before
     assert_same_tree(load_model(saved)[1], micro[1])
+
+
+def test_writes_that_go_on_after_one_has_failed_leave_nothing(tmp_path, micro, monkeypatch):
+    def write_on(folder):
+        for number in range(30):
+            (folder / "ocdbt.process_0").mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # It may be removed in between.
+                (folder / "ocdbt.process_0" / f"{number}").touch()
+            time.sleep(0.01)
+
+    def fail(_, checkpoint, **__):
+        writer = threading.Thread(target=write_on, args=(Path(f"{checkpoint}.orbax-checkpoint-tmp"),))
+        writer.start()
+        time.sleep(0.02)
+        raise ValueError("no room")
+
+    monkeypatch.setattr(ocp.Checkpointer, "save", fail)
+    with pytest.raises(UserError, match=r"cannot be written to .* \(no room\)"):
+        save_model(tmp_path / "m", *micro)
+    time.sleep(0.5)
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_folder_is_not_replaced(tmp_path, micro):
