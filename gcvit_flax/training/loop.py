@@ -18,6 +18,7 @@ from gcvit_flax.model.init import abstract_params
 from gcvit_flax.training import processes, steps
 from gcvit_flax.training.checkpoints import Checkpoints
 from gcvit_flax.training.evaluation import run_evaluation
+from gcvit_flax.training.optim import Params
 from gcvit_flax.training.plan import Plan
 from gcvit_flax.training.pmapped import replicate, shard
 from gcvit_flax.training.preemption import SigtermWatch
@@ -25,7 +26,7 @@ from gcvit_flax.training.report.metrics import score
 from gcvit_flax.training.report.profiling import Profile
 from gcvit_flax.training.report.run_log import RunLog
 from gcvit_flax.training.setup import initial_params
-from gcvit_flax.training.steps import Params, TrainState
+from gcvit_flax.training.steps import TrainState
 from gcvit_flax.training.train_config import TrainConfig
 from gcvit_flax.weights.model_folder import save_model
 

@@ -7,7 +7,7 @@ process; sums are over the devices of all processes.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -24,11 +24,10 @@ from gcvit_flax.training.augment.augment import augment
 from gcvit_flax.training.augment.mixing import mix
 from gcvit_flax.training.ema import update_average
 from gcvit_flax.training.losses import smoothed_targets, top_k_correct
-from gcvit_flax.training.optim import global_norm, learning_rate_scales, make_optimizer
+from gcvit_flax.training.optim import Params, global_norm, learning_rate_scales, make_optimizer
 from gcvit_flax.training.pmapped import AXIS, PmappedFunction
 from gcvit_flax.training.train_config import TrainConfig
 
-Params = Mapping[str, Any]
 Batch = dict[str, Any]
 Tree = TypeVar("Tree")
 
