@@ -1,9 +1,12 @@
 """Shared by all command lines: exit statuses, the program's name, and libraries that may be missing."""
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from gcvit_flax.errors import UserError
 
@@ -33,6 +36,27 @@ def run_cli(main: Callable[[], int | None]) -> None:
         print("interrupted", file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+def outlive_output() -> None:
+    """Lets the program go on where stdout or stderr is closed, as by `| head`, a dropped ssh or a full disk."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # Closed from the beginning.
+            stream = io.StringIO()
+        with contextlib.suppress(io.UnsupportedOperation):  # It has no file: a test's or a notebook's.
+            raw = io.BufferedWriter(_Forgiving(stream.fileno(), "w", closefd=False))
+            stream = io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True)
+        setattr(sys, name, stream)
+
+
+class _Forgiving(io.FileIO):
+    """A file that drops what cannot be written."""
+
+    def write(self, data: Any) -> int:
+        with contextlib.suppress(OSError):
+            return super().write(data)
+        return len(data)
 
 
 def program_name(default: str) -> str:

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.val_fraction,
         options.batch_size,
         devices=options.devices,
+        workers=options.workers,
         skip_corrupt=options.skip_corrupt,
         confusion=options.confusion,
     )
@@ -47,6 +48,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--batch-size", type=int, default=32, help="images at a time, over all devices")
     parser.add_argument("--devices", type=int, help="devices to use (default: all that divide the batch)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode images; 0 uses threads")
     parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be read")
     parser.add_argument("--confusion", metavar="OUT.png", type=Path, help="draw the confusion matrix")
     parser.add_argument(
@@ -55,6 +57,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {options.batch_size}")
+    if options.workers < 0:
+        parser.error(f"--workers must be at least 0, got {options.workers}")
     return options
 
 
@@ -66,6 +70,7 @@ def evaluate(
     batch_size: int = 32,
     *,
     devices: int | None = None,
+    workers: int = 0,
     skip_corrupt: bool = False,
     confusion: Path | None = None,
 ) -> dict[str, Any]:
@@ -100,16 +105,19 @@ def evaluate(
     _check_classes(data.class_names, folder_config["class_names"], model.config.num_classes)
     step = make_eval_step(model, chosen, confusion=confusion is not None)
     params = replicate(variables["params"], chosen)
-    results = run_evaluation(step, params, data.validation, model.preprocessing, batch_size, chosen, skip_corrupt)
+    reading = {"skip_corrupt": skip_corrupt, "workers": workers}
+    results = run_evaluation(
+        step, {"model": params}, data.validation, model.preprocessing, batch_size, chosen, **reading
+    )["model"]
     if not math.isfinite(results["loss"]):
         raise UserError(f"{model_dir} gives a loss of {results['loss']}: its parameters are damaged, train it again")
     results["skipped"] = len(data.validation) - results["count"]
     results["preprocessing"] = dataclasses.asdict(model.preprocessing)
     if confusion is not None:
-        counts = results.pop("confusion")
         names = [*data.class_names, *class_names(folder_config)[len(data.class_names) :]]
-        draw_confusion(counts, names, f"top-1 {results['top1']:.2%} of {results['count']:,} images", confusion)
-        results["classes"] = _accuracy_by_class(counts, data.class_names)
+        title = f"top-1 {results['top1']:.2%} of {results['count']:,} images"
+        draw_confusion(results["confusion"], names, title, confusion)
+        results["classes"] = _accuracy_by_class(results.pop("confusion"), data.class_names)
     return results
 
 

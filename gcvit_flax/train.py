@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from gcvit_flax.cli import run_cli
+from gcvit_flax.cli import outlive_output, run_cli
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -12,6 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from gcvit_flax.training.command_line import parse  # Needs the extra [train].
 
     config = parse(sys.argv[1:] if arguments is None else arguments)
+    outlive_output()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("gcvit_flax").setLevel(logging.INFO)
     # Imported after parsing, so that --help and usage errors are immediate.

@@ -72,13 +72,30 @@ def test_counts_are_exact_and_corrupt_images_left_out(model_dir, damaged, tmp_pa
 def test_the_text_shows_what_the_numbers_depend_on(model_dir, photos, capsys, monkeypatch):
     results = {"loss": 0.5, "top1": 0.75, "top5": 1.0, "count": 8}
     asked = []
-    monkeypatch.setattr(evaluation, "run_evaluation", lambda *arguments: asked.append(arguments) or dict(results))
-    arguments = (model_dir, "--data", f"folder:{photos}", "--devices", "1", "--batch-size", "3", "--split", "train")
+    monkeypatch.setattr(
+        evaluation,
+        "run_evaluation",
+        lambda *arguments, **options: asked.append((*arguments, options)) or {"model": dict(results)},
+    )
+    arguments = (
+        model_dir,
+        "--data",
+        f"folder:{photos}",
+        "--devices",
+        "1",
+        "--batch-size",
+        "3",
+        "--split",
+        "train",
+        "--workers",
+        "2",
+    )
     text = run(capsys, *arguments)
     assert "top-1 75.00%, top-5 100.00%, loss 0.5000 over 8 images, 16 unreadable ones left out" in text
     assert "32 x 32 px, center crop, crop fraction 1, bicubic, mean (0.485, 0.456, 0.406), std (0.229" in text
-    _, _, source, _, batch_size, chosen, skip_corrupt = asked[0]
-    assert (len(source), batch_size, len(chosen), skip_corrupt) == (24, 3, 1, False)
+    _, _, source, _, batch_size, chosen, options = asked[0]
+    assert (len(source), batch_size, len(chosen)) == (24, 3, 1)
+    assert options == {"skip_corrupt": False, "workers": 2}
 
     results["loss"] = float("nan")
     with pytest.raises(UserError, match="gives a loss of nan: its parameters are damaged"):
@@ -114,7 +131,9 @@ def test_nothing_readable_is_an_error(damaged):
     masked = {"loss": np.float32(0), "top1": np.int32(0), "top5": np.int32(0), "count": np.int32(0)}
     preprocessing = gcvit_flax.create_model(TINY).preprocessing
     with pytest.raises(UserError, match="none of the 9 images to evaluate on can be read"):
-        evaluation.run_evaluation(lambda *_: masked, {}, data, preprocessing, 4, jax.devices(), skip_corrupt=True)
+        evaluation.run_evaluation(
+            lambda *_: masked, {"model": {}}, data, preprocessing, 4, jax.devices(), skip_corrupt=True
+        )
 
 
 def evaluate_source(root):

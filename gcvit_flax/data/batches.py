@@ -8,8 +8,9 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import absl.flags
@@ -21,6 +22,7 @@ from gcvit_flax.data.crops import evaluation_crop
 from gcvit_flax.data.decode import UnreadableImage, decode
 from gcvit_flax.data.random_crop import random_resized_crop
 from gcvit_flax.data.sources import Source
+from gcvit_flax.data.workers import end_with_parent, stop_signals_blocked, transport_options
 from gcvit_flax.errors import UserError
 
 logger = logging.getLogger("gcvit_flax")
@@ -44,14 +46,14 @@ def training_batches(
     skip_corrupt: bool = False,
     workers: int = 0,
     process: tuple[int, int] = (0, 1),
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Endless batches from `start_step` on: image uint8 (b, H, W, 3), label (b,), index (b,).
 
     Every epoch is a new permutation and batches may span two epochs, so each example is seen exactly once per epoch.
     `index` is the position in the global batch of `batch_size`; b is the share of process (number, count) `process`.
     `squash` resizes whole images instead of cropping them at random. Images are decoded by `workers` processes, or by
-    threads if that is 0. With `skip_corrupt` a random readable image replaces one that cannot be read, and `skipped`,
-    an int, counts them per batch.
+    threads if that is 0; closing the generator ends them. With `skip_corrupt` a random readable image replaces one that
+    cannot be read, and `skipped`, an int, counts them per batch.
 
     Raises:
       UserError: (a ValueError, from `next`) an image that cannot be read; with `skip_corrupt`, only if none can.
@@ -75,12 +77,17 @@ def training_batches(
         position = start_step * batch_size + _global_position(position, batch_size, process)
         return load(order[position], np.random.default_rng((seed, position)))
 
-    batches = _batches(load_at, sys.maxsize // batch_size * batch_size // process[1], local, workers)
+    total = sys.maxsize // batch_size * batch_size // process[1]
     index = np.arange(process[0] * local, (process[0] + 1) * local, dtype=np.int32)
-    for batch in batches:
-        if skip_corrupt:
-            batch["skipped"] = _log_unreadable(batch.pop("error"))
-        yield {**batch, "index": index}
+    with contextlib.closing(_batches(load_at, total, local, workers, _batch_bytes(local, preprocessing))) as batches:
+        for batch in batches:
+            if skip_corrupt:
+                batch["skipped"] = _log_unreadable(batch.pop("error"))
+            yield {**batch, "index": index}
+
+
+def _batch_bytes(batch_size: int, preprocessing: Preprocessing) -> int:
+    return batch_size * math.prod(preprocessing.image_size) * 3
 
 
 def _global_position(position: int, batch_size: int, process: tuple[int, int]) -> int:
@@ -90,16 +97,26 @@ def _global_position(position: int, batch_size: int, process: tuple[int, int]) -
     return step * batch_size + number * (batch_size // count) + position
 
 
-def _batches(load: Callable[[int], Example], total: int, batch_size: int, workers: int = 0) -> grain.IterDataset:
-    """Batches of load(0) ... load(total - 1), a few of them loaded ahead."""
+def _batches(
+    load: Callable[[int], Example], total: int, batch_size: int, workers: int, batch_bytes: int
+) -> Generator[Batch, None, None]:
+    """Batches of load(0) ... load(total - 1), a few of them loaded ahead; closing it ends threads and workers."""
     examples = grain.MapDataset.range(total).map(load)
     if not workers:  # Threads share the work example by example.
         ahead = _PREFETCHED_BATCHES * batch_size
-        return examples.to_iter_dataset(_read_options(ahead)).batch(batch_size)
-    absl.flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, which nobody has parsed here.
-    # Grain deals out elements to the workers, so the elements must be whole batches.
-    batches = examples.batch(batch_size).to_iter_dataset(_read_options(_PREFETCHED_BATCHES))
-    return batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        batches = examples.to_iter_dataset(_read_options(ahead)).batch(batch_size)
+    else:
+        absl.flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, which nobody has parsed here.
+        # Grain deals out elements to the workers, so the elements must be whole batches.
+        batches = examples.batch(batch_size).to_iter_dataset(_read_options(_PREFETCHED_BATCHES))
+        batches = grain.experimental.WithOptionsIterDataset(batches, transport_options(workers, batch_bytes))
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), end_with_parent)
+    with contextlib.closing(iter(batches)) as iterator:
+        with stop_signals_blocked() if workers else contextlib.nullcontext():  # The first batch starts the workers.
+            first = next(iterator, None)
+        if first is not None:
+            yield first
+        yield from iterator
 
 
 def _read_options(ahead: int) -> grain.ReadOptions:
@@ -126,12 +143,13 @@ def evaluation_batches(
     *,
     batch_size: int,
     skip_corrupt: bool = False,
+    workers: int = 0,
     process: tuple[int, int] = (0, 1),
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """One pass over `source`: image uint8 (b, H, W, 3), label (b,) and mask (b,), False for padding.
 
     Every process yields the same number of batches, as collective operations need. With `skip_corrupt` images that
-    cannot be read are masked too.
+    cannot be read are masked too. `workers` is that of `training_batches`.
 
     Raises:
       UserError: (a ValueError, from `next`) an image that cannot be read, unless `skip_corrupt`.
@@ -152,9 +170,11 @@ def evaluation_batches(
         return {**blank, "error": np.str_(reason)}
 
     local = batch_size // process[1]
-    for batch in _batches(load, -(-len(source) // batch_size) * local, local):
-        _log_unreadable(batch.pop("error"))
-        yield batch
+    total = -(-len(source) // batch_size) * local
+    with contextlib.closing(_batches(load, total, local, workers, _batch_bytes(local, preprocessing))) as batches:
+        for batch in batches:
+            _log_unreadable(batch.pop("error"))
+            yield batch
 
 
 def _log_unreadable(errors: np.ndarray) -> int:

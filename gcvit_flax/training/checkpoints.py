@@ -1,5 +1,7 @@
 """Orbax checkpoints of the whole training state: parameters, their average, optimizer and step."""
 
+import dataclasses
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -16,19 +18,17 @@ _SAVED = ("step", "params", "opt_state", "ema_params")
 
 
 class Checkpoints:
-    """The checkpoints of one run: the last `keep` and the best.
+    """The checkpoints of one run: the last `keep`, and that of `best_step`, which the run sets.
 
     They are written in the background; leaving the `with` block waits for the last one. All processes take part in
     every call.
     """
 
     def __init__(self, folder: epath.Path, keep: int):
-        latest = preservation_policy.LatestN(keep)
-        best = preservation_policy.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
+        self.best_step: int | None = None
+        kept = [preservation_policy.LatestN(keep), _Best(self)]
         options = ocp.CheckpointManagerOptions(
-            best_fn=_score,  # Without it, scores would not be stored, and a resumed run would forget the best.
-            preservation_policy=preservation_policy.AnyPreservationPolicy([latest, best]),
-            cleanup_tmp_directories=True,
+            preservation_policy=preservation_policy.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
         )
         self._folder = folder
         self._manager = ocp.CheckpointManager(folder, options=options, item_handlers=ocp.StandardCheckpointHandler())
@@ -48,8 +48,8 @@ class Checkpoints:
         """The step of the newest whole checkpoint, None without one."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, score: float | None = None) -> None:
-        """Saves `state` under its step, unless that step is saved already; `score` (higher is better) ranks it.
+    def save(self, state: TrainState) -> None:
+        """Saves `state` under its step, unless that step is saved already.
 
         The state is the same on every device, so it goes to disk as host arrays that the first process writes; given
         device arrays, Orbax would compile a slicing program for each of them.
@@ -60,9 +60,8 @@ class Checkpoints:
         step = int(state.step)
         if step == self.latest_step:
             return
-        metrics = None if score is None else {"score": score}
         try:
-            self._manager.save(step, args=ocp.args.StandardSave(jax.device_get(_to_tree(state))), metrics=metrics)
+            self._manager.save(step, args=ocp.args.StandardSave(jax.device_get(_to_tree(state))))
         except Exception as error:  # A full disk has many types here: OSError, or TensorStore's ValueError.
             raise _cannot_save(self._folder, error) from error
 
@@ -108,8 +107,19 @@ class Checkpoints:
         return state.replace(**tree)
 
 
-def _score(metrics: dict[str, float]) -> float:
-    return metrics["score"]
+@dataclasses.dataclass
+class _Best(preservation_policy.PreservationPolicy):
+    """Keeps the best checkpoint; Orbax's own policy wants its score when it is saved, before it is known."""
+
+    checkpoints: Checkpoints
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[preservation_policy.PolicyCheckpointInfo],
+        *,
+        context: preservation_policy.PreservationContext,
+    ) -> Sequence[bool]:
+        return [checkpoint.step == self.checkpoints.best_step for checkpoint in checkpoints]
 
 
 def _to_tree(state: TrainState) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Exact evaluation: sums over every example of a split, divided once at the end."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,45 +13,73 @@ from gcvit_flax.data.batches import evaluation_batches
 from gcvit_flax.data.sources import Source
 from gcvit_flax.errors import UserError
 from gcvit_flax.training.pmapped import shard
+from gcvit_flax.training.preemption import StopRequested
+
+Sums = dict[str, Any]
 
 
 def run_evaluation(
     eval_step: Callable[..., dict[str, jax.Array]],
-    params: Mapping[str, Any],
+    trees: Mapping[str, Mapping[str, Any]],
     source: Source,
     preprocessing: Preprocessing,
     batch_size: int,
     devices: list[jax.Device],
+    *,
     skip_corrupt: bool = False,
-) -> dict[str, Any]:
-    """Mean loss, top-1 and top-5 accuracy (0..1) over all of `source`, and their count, whatever the batch size.
+    workers: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, dict[str, Any]]:
+    """By the name of each of `trees`, parameters: mean loss, top-1 and top-5 accuracy (0..1) over all of `source`.
 
-    If `eval_step` counts it, also confusion, int (classes, classes). With `skip_corrupt`, images that cannot be read
-    are not counted. A bar shows the progress if stderr is a terminal.
+    They are exact whatever the batch size; count is the number of examples, without those that cannot be read if
+    `skip_corrupt`. If `eval_step` counts it, also confusion, int (classes, classes). `workers` is that of
+    `training_batches`. `stop` is asked after each batch, as often in every process. A bar shows the progress if stderr
+    is a terminal.
 
     Raises:
+      StopRequested: `stop` said so.
       UserError: (a ValueError) an image that cannot be read; with `skip_corrupt`, if none can.
     """
-    process = (jax.process_index(), jax.process_count())
     batches = evaluation_batches(
-        source, preprocessing, batch_size=batch_size, skip_corrupt=skip_corrupt, process=process
+        source,
+        preprocessing,
+        batch_size=batch_size,
+        skip_corrupt=skip_corrupt,
+        workers=workers,
+        process=(jax.process_index(), jax.process_count()),
     )
     total = -(-len(source) // batch_size)
-    totals: dict[str, Any] = {}
-    latest: dict[str, jax.Array] = {}
+    totals: dict[str, Sums] = {name: {} for name in trees}
+    latest: dict[str, Sums] = {name: {} for name in trees}
     # disable=None: a bar on terminals alone.
-    for batch in tqdm(batches, "evaluating", total, unit="batch", leave=False, disable=None, dynamic_ncols=True):
-        earlier, latest = latest, eval_step(params, shard(batch, devices))
-        totals = _add(totals, earlier)  # One batch late, so that devices are neither idle nor far behind.
+    bar = tqdm(total=total, desc="evaluating", unit="batch", leave=False, disable=None, dynamic_ncols=True)
+    with contextlib.closing(batches), bar:
+        for batch in batches:
+            batch = shard(batch, devices)
+            earlier, latest = latest, {name: eval_step(params, batch) for name, params in trees.items()}
+            totals = _add(totals, earlier)  # One batch late, so that devices are neither idle nor far behind.
+            bar.update()
+            if stop():
+                raise StopRequested
     totals = _add(totals, latest)
-    count = int(totals.pop("count"))
+    return {name: _means(sums, len(source)) for name, sums in totals.items()}
+
+
+def _add(totals: dict[str, Sums], latest: dict[str, Sums]) -> dict[str, Sums]:
+    """`totals` plus the sums of a batch, by the name of the tree, in 64 bits."""
+    wide = {
+        tree: {name: np.asarray(x, np.promote_types(x.dtype, np.int64)) for name, x in sums.items()}
+        for tree, sums in latest.items()
+    }
+    return {
+        tree: sums | {name: sums.get(name, 0) + x for name, x in wide[tree].items()} for tree, sums in totals.items()
+    }
+
+
+def _means(sums: Sums, examples: int) -> dict[str, Any]:
+    count = int(sums.pop("count"))
     if not count:
-        raise UserError(f"none of the {len(source)} images to evaluate on can be read: check the data")
-    confusion = {"confusion": totals.pop("confusion")} if "confusion" in totals else {}
-    return {**{name: float(value) / count for name, value in totals.items()}, "count": count, **confusion}
-
-
-def _add(totals: dict[str, Any], sums: dict[str, jax.Array]) -> dict[str, Any]:
-    """`totals` plus the sums of a batch, in 64 bits."""
-    wide = {name: np.asarray(x, np.promote_types(x.dtype, np.int64)) for name, x in sums.items()}
-    return totals | {name: totals.get(name, 0) + x for name, x in wide.items()}
+        raise UserError(f"none of the {examples} images to evaluate on can be read: check the data")
+    confusion = {"confusion": sums.pop("confusion")} if "confusion" in sums else {}
+    return {**{name: float(value) / count for name, value in sums.items()}, "count": count, **confusion}

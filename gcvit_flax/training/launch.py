@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import signal
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,17 +18,19 @@ from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.training import processes
 from gcvit_flax.training.checkpoints import Checkpoints
 from gcvit_flax.training.loop import TrainingRun
+from gcvit_flax.training.peer_watch import PeerWatch
 from gcvit_flax.training.plan import resolve_defaults
-from gcvit_flax.training.preemption import SigtermWatch
+from gcvit_flax.training.preemption import StopSignals
 from gcvit_flax.training.setup import build_model
 from gcvit_flax.training.train_config import FREE_ON_RESUME, TrainConfig
 from gcvit_flax.training.workdir import CHECKPOINTS_NAME, locked, run_to_resume, start_afresh, write_run_config
 
 
 def train(config: TrainConfig) -> None:
-    """Starts or resumes the run in `config.workdir`, trains to its end or to SIGTERM, and says where the results are.
+    """Starts or resumes the run in `config.workdir`, trains to its end or a signal, and says where the results are.
 
     Raises:
+      KeyboardInterrupt: Ctrl-C stopped the run, which is saved.
       UserError: (a ValueError) options, data or a workdir that do not fit, or a loss that is not finite.
     """
     spec = config.data_spec
@@ -37,6 +40,7 @@ def train(config: TrainConfig) -> None:
     if "://" not in str(workdir):
         workdir = workdir.absolute()  # Orbax requires absolute paths.
     with contextlib.ExitStack() as stack:
+        watch = stack.enter_context(PeerWatch())
         with processes.raising_together():
             if processes.is_first():
                 stack.enter_context(locked(workdir))
@@ -51,19 +55,21 @@ def train(config: TrainConfig) -> None:
                 if saved is None:
                     start_afresh(workdir)
                 write_run_config(workdir, run_config | _model_settings(run.model))
-        stack.enter_context(processes.exiting_on_error())
-        sigterm = stack.enter_context(SigtermWatch())
+        stack.enter_context(watch.exiting_on_error())
+        signals = stack.enter_context(StopSignals())
         checkpoints = stack.enter_context(Checkpoints(workdir / CHECKPOINTS_NAME, config.keep))
         processes.check_equal("checkpoints", checkpoints.latest_step)
-        if run.is_done(checkpoints):
+        if processes.from_first(run.is_done(checkpoints)):
             if processes.is_first():
                 print(
                     f"{config.workdir}: this run is done, at step {checkpoints.latest_step}, and its model is in "
                     f"{config.workdir}/model; use --no-resume to start afresh, or another --workdir"
                 )
         else:
-            run.execute(checkpoints, sigterm)
+            run.execute(checkpoints, signals)
         processes.wait_for_all("the run has ended")
+        if signals.received == signal.SIGINT:
+            raise KeyboardInterrupt
 
 
 def _make_run_config(config: TrainConfig, data: Dataset) -> dict[str, Any]:

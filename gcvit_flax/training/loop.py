@@ -1,7 +1,7 @@
 """The training loop: batches in, steps on all devices, checkpoints and the best model out."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from etils import epath
 
-import gcvit_flax
 from gcvit_flax.data.batches import Batch, training_batches
 from gcvit_flax.data.sources import Dataset
 from gcvit_flax.errors import UserError
@@ -21,16 +20,15 @@ from gcvit_flax.training.evaluation import run_evaluation
 from gcvit_flax.training.optim import Params
 from gcvit_flax.training.plan import Plan
 from gcvit_flax.training.pmapped import replicate, shard
-from gcvit_flax.training.preemption import SigtermWatch
-from gcvit_flax.training.report.metrics import score
+from gcvit_flax.training.preemption import StopRequested, StopSignals
+from gcvit_flax.training.report.metrics import has_evaluation, read_metrics
 from gcvit_flax.training.report.profiling import Profile
 from gcvit_flax.training.report.run_log import RunLog
+from gcvit_flax.training.report.summary import describe_outcome, describe_run
 from gcvit_flax.training.setup import initial_params
 from gcvit_flax.training.steps import TrainState
 from gcvit_flax.training.train_config import TrainConfig
 from gcvit_flax.weights.model_folder import save_model
-
-Results = dict[str, dict[str, float]]
 
 
 class TrainingRun:
@@ -46,46 +44,73 @@ class TrainingRun:
 
     def is_done(self, checkpoints: Checkpoints) -> bool:
         """Whether nothing is left to train or to evaluate."""
-        return (checkpoints.latest_step or 0) >= self.plan.last_step and (self.workdir / "model").exists()
+        step = checkpoints.latest_step or 0
+        evaluated = has_evaluation(read_metrics(self.workdir), step)
+        return step >= self.plan.last_step and evaluated and (self.workdir / "model").exists()
 
-    def execute(self, checkpoints: Checkpoints, sigterm: SigtermWatch) -> None:
-        """Trains from the start, or from the newest checkpoint, to the last step or until SIGTERM."""
+    def execute(self, checkpoints: Checkpoints, signals: StopSignals) -> None:
+        """Trains from the start, or from the newest checkpoint, to the last step or until a signal."""
         config, plan, schedule = self.config, self.plan, self.plan.schedule
         state = replicate(self._first_state(checkpoints), self.devices)
-        step, stopping = int(state.step), False
-        start = step
-        self._print_summary(start)
+        start, stopped = int(state.step), False
+        if processes.is_first():
+            print(describe_run(config, plan, self.data, self.model, self.devices, start), flush=True)
         train_step = steps.make_train_step(self.model, config, self.devices)
         key = jax.random.key(config.seed)
-        batches = self._batches(start)
         with (
             closing(RunLog(self.workdir, self.model, plan, self.devices, start)) as log,
+            closing(self._batches(start)) as batches,
             Profile(config.profile, self.workdir / "profile") as profile,
         ):
-            if start and plan.evaluates(start) and not log.has_evaluation(start):
-                self._evaluate(start, state, log)  # Stopped between this step's checkpoint and its evaluation.
-            for step in range(start + 1, plan.last_step + 1):
-                profile.before(step)
-                with log.clock.waiting_for("input"):
-                    batch = next(batches)
-                skipped = batch.pop("skipped", 0)
-                batch = shard(batch, self.devices)
-                state, metrics = train_step(state, batch, key, np.float32(schedule(step - 1)))
-                log.step(metrics, skipped)
-                profile.after(step, metrics)
-                stopping = sigterm.stops_after(step)
-                saving = stopping or plan.saves(step)
-                if saving or step % config.log_every == 0:
-                    log.training(step)
-                # After SIGTERM time is short: the resumed run evaluates.
-                results = self._evaluate(step, state, log) if plan.evaluates(step) and not stopping else None
-                if saving:
-                    checkpoints.save(state, score(results[self._selected_by]) if results else None)
-                    log.clock.start()
-                if stopping:
-                    break
+            checkpoints.best_step = log.best_step(self._selected_by)
+            try:
+                # A run may have been stopped between this step's checkpoint and its evaluation.
+                if processes.from_first(start > 0 and plan.evaluates(start) and not log.has_evaluation(start)):
+                    self._evaluate(start, state, log, checkpoints, signals)
+                for step in range(start + 1, plan.last_step + 1):
+                    profile.before(step)
+                    batch = self._next_batch(batches, state, log, checkpoints, signals)
+                    skipped = batch.pop("skipped", 0)
+                    state, metrics = train_step(state, shard(batch, self.devices), key, np.float32(schedule(step - 1)))
+                    log.step(metrics, skipped)
+                    profile.after(step, metrics)
+                    if plan.saves(step) or step % config.log_every == 0:
+                        log.training(step)
+                    if plan.saves(step):
+                        self._save(state, checkpoints)  # Before the evaluation, which a signal ends at once.
+                        if plan.evaluates(step):
+                            self._evaluate(step, state, log, checkpoints, signals)
+                        log.clock.start()
+                    if signals.reached():
+                        raise StopRequested
+            except StopRequested:
+                stopped = True
+                log.training(int(state.step))
+                self._save(state, checkpoints)
         checkpoints.wait()
-        self._print_outcome(step, stopping)
+        if processes.is_first():
+            stop = f"stopped by {signals.name}: saved at step {int(state.step)}" if stopped else None
+            print(describe_outcome(config.workdir, stop), flush=True)
+
+    def _next_batch(
+        self,
+        batches: Iterator[Batch],
+        state: TrainState,
+        log: RunLog,
+        checkpoints: Checkpoints,
+        signals: StopSignals,
+    ) -> Batch:
+        """The next batch. Where none can be had, a process that trains alone saves `state` before it fails."""
+        try:
+            with log.clock.waiting_for("input"), signals.interrupting():
+                return next(batches)
+        except StopRequested:
+            raise
+        except Exception:
+            if processes.count() == 1:  # Others would be in the middle of the next step.
+                log.training(int(state.step))
+                self._save(state, checkpoints)
+            raise
 
     @property
     def _selected_by(self) -> str:
@@ -101,7 +126,7 @@ class TrainingRun:
         )
         return checkpoints.restore(like)
 
-    def _batches(self, start_step: int) -> Iterator[Batch]:
+    def _batches(self, start_step: int) -> Generator[Batch, None, None]:
         config = self.config
         return training_batches(
             self.data.train,
@@ -116,28 +141,38 @@ class TrainingRun:
             process=(jax.process_index(), jax.process_count()),
         )
 
-    def _evaluate(self, step: int, state: TrainState, log: RunLog) -> Results:
-        """Evaluates, and writes the model if it is the best so far; the line in metrics.jsonl comes last."""
-        trees: dict[str, Params] = {"val": state.params}
-        if state.ema_params is not None:
-            trees["ema_val"] = state.ema_params
-        if not self.sync_check(trees):
+    def _save(self, state: TrainState, checkpoints: Checkpoints) -> None:
+        """Saves a checkpoint, unless the parameters differ between devices."""
+        step = int(state.step)
+        if not self.sync_check(state.evaluated):
             raise UserError(
                 f"the parameters differ between devices after step {step}: resume from the last checkpoint, and "
                 "replace the faulty device if it happens again"
             )
-        results = {
-            prefix: run_evaluation(
-                self.eval_step,
-                params,
-                self.data.validation,
-                self.model.preprocessing,
-                self.config.global_batch // self.config.accumulation_steps,  # What fits into memory.
-                self.devices,
-                self.config.skip_corrupt,
-            )
-            for prefix, params in trees.items()
-        }
+        checkpoints.save(state)
+
+    def _evaluate(
+        self, step: int, state: TrainState, log: RunLog, checkpoints: Checkpoints, signals: StopSignals
+    ) -> None:
+        """Evaluates, and writes the model if it is the best so far; the line in metrics.jsonl comes last.
+
+        Raises:
+          StopRequested: a signal has come; nothing is written.
+        """
+        if signals.reached():  # Before the evaluation is compiled.
+            raise StopRequested
+        trees = state.evaluated
+        results = run_evaluation(
+            self.eval_step,
+            trees,
+            self.data.validation,
+            self.model.preprocessing,
+            self.config.global_batch // self.config.accumulation_steps,  # What fits into memory.
+            self.devices,
+            skip_corrupt=self.config.skip_corrupt,
+            workers=self.config.workers,
+            stop=signals.reached,
+        )
         if not all(math.isfinite(r["loss"]) for r in results.values()):
             raise UserError(
                 f"the validation loss after step {step} is not finite: start again, in a new --workdir or with "
@@ -146,7 +181,7 @@ class TrainingRun:
         if log.improves(results, self._selected_by) and processes.is_first():
             self._save_model(step, trees[self._selected_by], results[self._selected_by])
         log.evaluation(step, results)
-        return results
+        checkpoints.best_step = log.best_step(self._selected_by)
 
     def _save_model(self, step: int, params: Params, results: dict[str, float]) -> None:
         provenance: dict[str, Any] = {"trained_by": "gcvit_flax train.py", "data": self.config.data, "step": step}
@@ -160,37 +195,3 @@ class TrainingRun:
             class_names=self.data.class_names if named else None,
             provenance=provenance,
         )
-
-    def _print_summary(self, start: int) -> None:
-        if not processes.is_first():
-            return
-        sizes = jax.tree.map(lambda x: x.size, abstract_params(self.model))
-        parameters = f"{sum(jax.tree.leaves(sizes)):,} parameters"
-        if self.config.head_only:
-            parameters += f", {sum(jax.tree.leaves(sizes['head'])):,} of them trained"
-        size = "x".join(map(str, self.model.preprocessing.image_size))
-        devices = len(self.devices) * processes.count()
-        places = f"{devices} {self.devices[0].platform} device{'s'[: devices > 1]}"
-        if processes.count() > 1:
-            places += f" of {processes.count()} processes"
-        print(
-            f"model: {parameters}, {size} px, {len(self.data.class_names)} classes (gcvit_flax "
-            f"{gcvit_flax.__version__})\n"
-            f"data: {len(self.data.train):,} training and {len(self.data.validation):,} validation images "
-            f"({self.config.data})\n"
-            f"run: steps {start + 1:,} to {self.plan.last_step:,} of {self.plan.total_steps:,}, "
-            f"{self.config.batch_size} images each, on {places}, in {self.config.workdir}\n"
-            "compiling the training step (once; later runs find it in the cache) ...",
-            flush=True,
-        )
-
-    def _print_outcome(self, step: int, stopped: bool) -> None:
-        where = self.config.workdir
-        if not processes.is_first():
-            return
-        if stopped:
-            print(f"stopped by SIGTERM: saved at step {step} in {where}; the same command resumes it")
-        else:
-            print(
-                f"done: the best model is in {where}/model, metrics and curves in {where}/metrics.jsonl and curves.png"
-            )

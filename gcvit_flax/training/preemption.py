@@ -1,33 +1,85 @@
-"""SIGTERM, with which clouds announce that they take a machine back (preemption)."""
+"""Signals that ask a run to stop: SIGTERM, with which clouds take a machine back (preemption), SIGHUP and Ctrl-C."""
 
+import contextlib
+import os
 import signal
 import threading
-from types import FrameType
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
-class SigtermWatch:
-    """Records SIGTERM instead of exiting, while the block runs in the main thread."""
+
+class StopRequested(Exception):
+    """A signal has come, and the run is to be saved: no error."""
+
+
+class StopSignals:
+    """Records signals instead of ending, while the block runs in the main thread; a second Ctrl-C does end.
+
+    Several processes agree on a moment at which all of them stop, by JAX's preemption service. Signals that are ignored
+    when the block begins, as SIGHUP is under nohup, remain so.
+    """
 
     def __init__(self) -> None:
-        self._received = False
-        # If several processes train, JAX catches the signal itself and lets them agree on a step.
-        self._watches = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        self.received: signal.Signals | None = None
+        self._agreeing = jax.process_count() > 1
+        self._asked, self._reached, self._interrupts = 0, False, False
+        self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "SigtermWatch":
-        if self._watches:
-            self._before = signal.signal(signal.SIGTERM, self._note)
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            for signum in _SIGNALS:
+                # With several processes, JAX itself has a handler for SIGTERM, which Python does not see.
+                if signal.getsignal(signum) != signal.SIG_IGN and not (self._agreeing and signum == signal.SIGTERM):
+                    self._before[signum] = signal.signal(signum, self._note)
         return self
 
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler or signal.SIG_DFL)
+
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self._received = True
+        self.received = self.received or signal.Signals(signum)
+        if signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            with contextlib.suppress(OSError):  # Not print: the signal may have come in the middle of another.
+                os.write(2, b"\nstopping: the run is saved first; Ctrl-C again ends it at once\n")
+        if self._agreeing:
+            os.kill(os.getpid(), signal.SIGTERM)  # Tells JAX's service.
+        elif self._interrupts:
+            self._interrupts = False
+            raise StopRequested
 
-    def stops_after(self, step: int) -> bool:
-        """Whether to save and stop after `step`: the same step in every process. Ask at every step."""
-        return self._received or multihost_utils.reached_preemption_sync_point(step)
+    @property
+    def name(self) -> str:
+        """The signal that came, "SIGTERM" if it came to another process."""
+        return (self.received or signal.SIGTERM).name
 
-    def __exit__(self, *error: object) -> None:
-        if self._watches:
-            signal.signal(signal.SIGTERM, self._before)
+    def reached(self) -> bool:
+        """Whether to stop now: the same answer in every process, if all ask at the same moments, step by step."""
+        self._asked += 1
+        if self._agreeing:
+            self._reached = self._reached or multihost_utils.reached_preemption_sync_point(self._asked)
+        else:
+            self._reached = self.received is not None
+        return self._reached
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Ends the block when a signal comes, for a wait that may be long; several processes wait to its end.
+
+        Raises:
+          StopRequested: a signal has come.
+        """
+        if self.received and not self._agreeing:
+            raise StopRequested
+        self._interrupts = True
+        try:
+            yield
+        finally:
+            self._interrupts = False

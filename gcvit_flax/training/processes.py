@@ -1,9 +1,6 @@
 """Several processes as one run: joining, failing together, and what the first does alone."""
 
 import json
-import os
-import sys
-import traceback
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +79,11 @@ def check_equal(what: str, facts: Any) -> None:
             raise UserError(f"the processes have different {what}: start the same command on all, with the same files")
 
 
+def from_first(fact: bool) -> bool:
+    """What the first process says, for facts that others might read from files not yet as it does."""
+    return bool(multihost_utils.broadcast_one_to_all(np.array(fact)))
+
+
 @contextmanager
 def raising_together() -> Iterator[None]:
     """Raises in all processes what the block raises in one, a UserError or OSError, instead of leaving them waiting.
@@ -100,22 +102,3 @@ def raising_together() -> Iterator[None]:
             raise UserError(f"process {int(failed.argmax())} failed: see its own message for what to do")
     if error is not None:
         raise error
-
-
-@contextmanager
-def exiting_on_error() -> Iterator[None]:
-    """Ends this process at once if the block raises while others train with it.
-
-    A normal exit would wait for the others, which wait in the middle of a step; once they miss this one's heartbeat,
-    JAX ends them.
-    """
-    try:
-        yield
-    except Exception as error:
-        if count() == 1:
-            raise
-        if isinstance(error, (UserError, OSError)):
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        else:
-            traceback.print_exc()
-        os._exit(1)

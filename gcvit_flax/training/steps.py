@@ -37,6 +37,11 @@ class TrainState(train_state.TrainState):
 
     ema_params: Params | None = None
 
+    @property
+    def evaluated(self) -> dict[str, Params]:
+        """What is evaluated, by its name in metrics.jsonl: the parameters and, if there is one, their average."""
+        return {"val": self.params} | ({} if self.ema_params is None else {"ema_val": self.ema_params})
+
 
 def create_train_state(model: GCViT, params: Params, config: TrainConfig) -> TrainState:
     """The initial state, at step 0, for `params`."""

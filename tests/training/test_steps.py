@@ -154,7 +154,10 @@ def test_evaluation_is_exact_where_the_last_batch_is_short(model):
     source = ListSource(images, labels, [""] * 7)
     step = make_eval_step(model, DEVICES)
     replicated = replicate(params, DEVICES)
-    result = run_evaluation(step, replicated, source, model.preprocessing, 4, DEVICES)
+    zeros = jax.tree.map(jnp.zeros_like, replicated)
+    both = run_evaluation(step, {"val": replicated, "zeros": zeros}, source, model.preprocessing, 4, DEVICES)
+    result = both["val"]
+    assert both["zeros"]["loss"] == pytest.approx(np.log(3), rel=1e-6)  # One pass over the images for both.
 
     normalized = (np.stack(images) / 255 - np.array(model.preprocessing.mean)) / np.array(model.preprocessing.std)
     logits = jax.jit(model.apply)({"params": params}, jnp.float32(normalized))

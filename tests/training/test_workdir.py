@@ -95,8 +95,8 @@ def test_metrics_beyond_the_checkpoint_are_dropped(workdir):
         stream.write('{"step": 4, "trai')  # As a crash leaves it.
     log = MetricsLog(workdir, 2)
     assert [record["step"] for record in read_metrics(workdir)] == [1, 2]
-    assert log.best("val") == score({"top1": 0.2, "loss": 1.0}) and log.best("ema_val") is None
-    assert score({"top1": 0.2, "loss": 1.5}) < log.best("val") < score({"top1": 0.2, "loss": 0.5})
+    assert log.best("val") == (2, score({"top1": 0.2, "loss": 1.0})) and log.best("ema_val")[0] is None
+    assert score({"top1": 0.2, "loss": 1.5}) < log.best("val")[1] < score({"top1": 0.2, "loss": 0.5})
     assert score({"top1": 0.2, "loss": 0.5}) < score({"top1": 0.2 + 1e-6, "loss": 100.0})
     log.write(3, 1.5, train_loss=0.5)
     log.close()
@@ -108,4 +108,4 @@ def test_other_hosts_write_nothing(workdir):
     log.write(1, 0.5, val_top1=0.3, val_loss=1.0)
     log.close()
     assert not list(workdir.iterdir())
-    assert log.best("val") == score({"top1": 0.3, "loss": 1.0})
+    assert log.best("val") == (1, score({"top1": 0.3, "loss": 1.0}))

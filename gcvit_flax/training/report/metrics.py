@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,11 @@ def read_metrics(workdir: epath.PathLike) -> list[dict]:
         except json.JSONDecodeError:
             break
     return records
+
+
+def has_evaluation(records: list[dict], step: int) -> bool:
+    """Whether `records`, lines of metrics.jsonl, have an evaluation after `step`."""
+    return any(record["step"] == step and "val_loss" in record for record in records)
 
 
 class MetricsLog:
@@ -62,14 +68,16 @@ class MetricsLog:
 
     def has_evaluation(self, step: int) -> bool:
         """Whether there is an evaluation after `step`."""
-        return any(record["step"] == step and "val_loss" in record for record in self.records)
+        return has_evaluation(self.records, step)
 
-    def best(self, prefix: str) -> float | None:
-        """The highest score so far of the evaluations named `prefix`, None before the first."""
-        evaluations = [record for record in self.records if f"{prefix}_top1" in record]
-        return max(
-            (score({"top1": r[f"{prefix}_top1"], "loss": r[f"{prefix}_loss"]}) for r in evaluations), default=None
-        )
+    def best(self, prefix: str) -> tuple[int | None, float]:
+        """The step with the highest score so far of the evaluations named `prefix`, and that; None before the first."""
+        best: tuple[int | None, float] = (None, -math.inf)
+        for record in self.records:
+            if f"{prefix}_top1" in record:
+                value = score({name: record[f"{prefix}_{name}"] for name in ("top1", "loss")})
+                best = max(best, (record["step"], value), key=lambda step_and_score: step_and_score[1])
+        return best
 
     def close(self) -> None:
         """Flushes the events and draws curves.png."""

@@ -46,11 +46,13 @@ class RunLog:
         self._progress.step()
 
     def training(self, step: int) -> None:
-        """Records the means over the steps since the last call.
+        """Records the means over the steps since the last call, if there are any.
 
         Raises:
           UserError: (a ValueError) a loss, gradients or parameters that are not finite.
         """
+        if not self._recent:
+            return
         with self.clock.waiting_for("device"):
             recent, self._recent = jax.device_get(self._recent), []
         values = {name: float(np.mean([metrics[name] for metrics in recent])) for name in _MEANS}
@@ -84,8 +86,11 @@ class RunLog:
 
     def improves(self, results: dict[str, dict[str, float]], prefix: str) -> bool:
         """Whether the evaluation named `prefix` beats every earlier one."""
-        best = self._log.best(prefix)
-        return best is None or score(results[prefix]) > best
+        return score(results[prefix]) > self._log.best(prefix)[1]
+
+    def best_step(self, prefix: str) -> int | None:
+        """The step with the best evaluation named `prefix`, None before the first."""
+        return self._log.best(prefix)[0]
 
     def close(self) -> None:
         """Ends the bar, flushes the metrics and draws the curves."""

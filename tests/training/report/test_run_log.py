@@ -83,6 +83,7 @@ def test_evaluations_of_parameters_and_their_average(report, tmp_path, capsys):
     assert "averaged parameters: loss 0.5000, top-1 50.00%" in capsys.readouterr().out
     assert report.improves({"ema_val": results}, "ema_val") and not report.improves({"val": results}, "val")
     assert report.has_evaluation(10) and not report.has_evaluation(9)
+    assert report.best_step("val") == 10 and report.best_step("nothing") is None
 
 
 def test_pictures_that_cannot_be_written_do_not_hide_what_ended_the_run(tmp_path, caplog):
