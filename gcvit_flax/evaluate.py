@@ -104,11 +104,9 @@ def evaluate(
     model, variables = load_model(model_dir)
     _check_classes(data.class_names, folder_config["class_names"], model.config.num_classes)
     step = make_eval_step(model, chosen, confusion=confusion is not None)
-    params = replicate(variables["params"], chosen)
-    reading = {"skip_corrupt": skip_corrupt, "workers": workers}
-    results = run_evaluation(
-        step, {"model": params}, data.validation, model.preprocessing, batch_size, chosen, **reading
-    )["model"]
+    evaluated = {"model": replicate(variables["params"], chosen)}
+    where = (data.validation, model.preprocessing, batch_size, chosen)
+    results = run_evaluation(step, evaluated, *where, skip_corrupt=skip_corrupt, workers=workers)["model"]
     if not math.isfinite(results["loss"]):
         raise UserError(f"{model_dir} gives a loss of {results['loss']}: its parameters are damaged, train it again")
     results["skipped"] = len(data.validation) - results["count"]

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 import grain
 
@@ -27,6 +28,7 @@ def stop_signals_blocked() -> Iterator[None]:
 
     The run itself does, in any of its other threads, or else after the block.
     """
+    resource_tracker.ensure_running()  # Started with the first worker otherwise, which unblocks what is blocked here.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield

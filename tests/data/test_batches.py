@@ -1,4 +1,8 @@
+import contextlib
+import multiprocessing
+import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ from gcvit_flax.config import Preprocessing
 from gcvit_flax.data.batches import evaluation_batches, training_batches
 from gcvit_flax.data.datasets import open_data
 from gcvit_flax.data.sources import ListSource
+from gcvit_flax.data.workers import STOP_SIGNALS
 from gcvit_flax.errors import UserError
 
 SIZE = Preprocessing((8, 8))
@@ -165,3 +170,24 @@ def test_a_text_file_named_jpg_is_named_by_the_pipeline(tmp_path):
     source = ListSource([path] * 4, np.zeros(4, int), [str(path)] * 4)
     with pytest.raises(ValueError, match=r"poem.jpg: not an image that Pillow can read"):
         collect(source, 1)
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_workers_go_on_through_signals_and_end_with_the_batches(numbered, shared_memory, monkeypatch, caplog):
+    if not shared_memory:  # As in a container of Docker, but smaller still.
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    expected = collect(numbered, 12)
+    options = {"batch_size": 4, "seed": 1, "start_step": 0, "crop_area": (0.5, 1.0)}
+    with contextlib.closing(training_batches(numbered, SIZE, workers=2, **options)) as batches:
+        found = [next(batches)]
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
+        for worker in workers:
+            for signum in STOP_SIGNALS:
+                os.kill(worker.pid, signum)
+        found += [next(batches) for _ in range(11)]
+        assert all(worker.is_alive() for worker in workers)
+    assert not multiprocessing.active_children()
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours["image"], theirs["image"])
+    assert ("batches come through pipes" in caplog.text) == (not shared_memory)

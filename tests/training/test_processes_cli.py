@@ -1,5 +1,6 @@
 """Several hosts, here processes of one machine, through the real command line."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -31,13 +32,14 @@ def start_hosts(finetune, environment, tmp_path):
             hosts = ["--coordinator", address, "--num-processes", len(options_of_hosts), "--process-id", number]
             command = [sys.executable, *map(str, [*finetune, *EVERYTHING, "2", *hosts, *options])]
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes))
+            started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes))
         processes.extend(started)
         return started
 
     yield start
     for process in processes:
-        process.kill()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def end(processes: list[subprocess.Popen], status: int = 0) -> list[str]:
@@ -72,17 +74,56 @@ def test_two_hosts_of_two_devices_are_one_of_four_and_one_of_one(start_hosts, ru
 
 def test_sigterm_on_one_host_stops_both_at_one_step(start_hosts, run_command, finetune, tmp_path):
     processes = start_hosts(["--epochs", "300"], ["--epochs", "300"])
-    metrics = tmp_path / "runs" / "finetune" / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while not (metrics.exists() and '"step": 3' in metrics.read_text()):
-        assert processes[0].poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_for_step(processes[0], tmp_path, 3)
     processes[1].send_signal(signal.SIGTERM)
     first, _ = end(processes)
     step = int(first.split("saved at step ")[1].split()[0])
     assert (tmp_path / "runs" / "finetune" / "checkpoints" / str(step)).is_dir()
     again = run_command(*finetune, *EVERYTHING, "4", "--epochs", "300", "--max-steps", step + 1)
     assert f"steps {step + 1} to {step + 1} of" in again.stdout
+
+
+def wait_for_step(process: subprocess.Popen, tmp_path, step: int) -> None:
+    metrics = tmp_path / "runs" / "finetune" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and f'"step": {step}' in metrics.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_to_every_process_and_worker_saves(signum, status, start_hosts, run_command, finetune, tmp_path):
+    processes = start_hosts(*[["--epochs", "300", "--workers", "1"]] * 2)
+    wait_for_step(processes[0], tmp_path, 3)
+    for process in processes:
+        os.killpg(process.pid, signum)
+    first, second = end(processes, status)
+    step = int(first.split("saved at step ")[1].split()[0])
+    assert (tmp_path / "runs" / "finetune" / "checkpoints" / str(step)).is_dir()
+    assert "Traceback" not in first + second
+    again = run_command(*finetune, *EVERYTHING, "4", "--epochs", "300", "--max-steps", step + 1)
+    assert f"steps {step + 1} to {step + 1} of" in again.stdout
+
+
+@pytest.mark.parametrize("lost", [1, pytest.param("stopped", marks=pytest.mark.soak)])
+def test_a_process_that_dies_in_mid_step_is_named_by_the_others(lost, start_hosts, tmp_path):
+    """Killed, so that its connection closes; or stopped (the system's SIGSTOP), so that nothing but silence tells."""
+    processes = start_hosts(*[["--epochs", "300"]] * 2)
+    wait_for_step(processes[0], tmp_path, 3)
+    processes[1].send_signal(signal.SIGSTOP if lost == "stopped" else signal.SIGKILL)
+    output, errors = processes[0].communicate(timeout=300)
+    assert processes[0].returncode == 1, output + errors
+    lines = [line for line in errors.splitlines() if line]
+    assert len(lines) == 1 and lines[0].startswith(f"error: process 1 (on {socket.gethostname()}) has ended"), errors
+    assert "run the same command again in all processes" in lines[0]
+
+
+def test_without_the_first_process_the_others_end(start_hosts, tmp_path):
+    processes = start_hosts(*[["--epochs", "300"]] * 2)
+    wait_for_step(processes[0], tmp_path, 3)
+    processes[0].kill()
+    processes[1].communicate(timeout=300)
+    assert processes[1].returncode != 0
 
 
 def test_a_host_that_fails_ends_the_others(start_hosts):
