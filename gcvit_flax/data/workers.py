@@ -28,8 +28,9 @@ def stop_signals_blocked() -> Iterator[None]:
 
     The run itself does, in any of its other threads, or else after the block.
     """
-    resource_tracker.ensure_running()  # Started with the first worker otherwise, which unblocks what is blocked here.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    resource_tracker.ensure_running()  # Starts with the first worker otherwise, and unblocks two of the signals.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
