@@ -92,7 +92,7 @@ def wait_for_step(process: subprocess.Popen, tmp_path, step: int) -> None:
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_to_every_process_and_worker_saves(signum, status, start_hosts, run_command, finetune, tmp_path):
+def test_a_signal_to_every_process_and_worker_saves(signum, status, start_hosts, tmp_path):
     processes = start_hosts(*[["--epochs", "300", "--workers", "1"]] * 2)
     wait_for_step(processes[0], tmp_path, 3)
     for process in processes:
@@ -101,8 +101,6 @@ def test_a_signal_to_every_process_and_worker_saves(signum, status, start_hosts,
     step = int(first.split("saved at step ")[1].split()[0])
     assert (tmp_path / "runs" / "finetune" / "checkpoints" / str(step)).is_dir()
     assert "Traceback" not in first + second
-    again = run_command(*finetune, *EVERYTHING, "4", "--epochs", "300", "--max-steps", step + 1)
-    assert f"steps {step + 1} to {step + 1} of" in again.stdout
 
 
 @pytest.mark.parametrize("lost", [1, pytest.param("stopped", marks=pytest.mark.soak)])
