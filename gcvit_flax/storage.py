@@ -8,8 +8,8 @@ import contextlib
 import functools
 import logging
 import os
+import re
 from collections.abc import Iterator
-from typing import Any
 
 from etils import epath
 
@@ -75,31 +75,38 @@ def is_store_error(error: Exception) -> bool:
 
 @functools.cache
 def _check_bucket(bucket: str) -> None:
-    import gcsfs  # Needs the extra [gcs].
-    from google.cloud import storage
-    from google.cloud.storage.retry import DEFAULT_RETRY
-
-    _configure(gcsfs)
+    try:
+        import gcsfs  # noqa: F401
+        from google.cloud import storage
+        from google.cloud.storage.retry import DEFAULT_RETRY
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f'{_SCHEME} needs {error.name}, which is not installed: pip install ".[gcs]" brings it'
+        ) from error
+    _configure()
     with explained(f"{_SCHEME}{bucket}"):
         retry = DEFAULT_RETRY.with_timeout(_PROBE_SECONDS)
         objects = storage.Client().list_blobs(bucket, max_results=1, timeout=_PROBE_SECONDS, retry=retry)
         next(iter(objects), None)
 
 
-def _configure(gcsfs: Any) -> None:
+def _configure() -> None:
     from fsspec.config import conf
 
     # Listings are kept for ever otherwise, though other processes and TensorStore write to the same folder.
     ours = {"use_listings_cache": False, "requests_timeout": _REQUEST_SECONDS}
     conf["gcs"] = ours | conf.get("gcs", {})
-    logging.getLogger(gcsfs.__name__).setLevel(logging.CRITICAL)  # It logs, with a traceback, what it raises.
+    for name in ("gcsfs", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # They log what they also raise, with tracebacks.
 
 
 def _explain(error: Exception) -> str:
-    reason, code = summarize_error(error), getattr(error, "code", None)
+    error = getattr(error, "cause", None) or error  # Of a timeout: the last error that was tried again.
+    code = getattr(error, "code", None)
+    reason = re.sub(r"^\d+ [A-Z]+ \S+: ", "", summarize_error(error))  # Without the request's address.
     if code == 404:
         return "does not exist: correct the name, or make the bucket with `gcloud storage buckets create`"
-    if code == 401 or type(error).__name__ in ("DefaultCredentialsError", "RefreshError"):
+    if code == 401 or (type(error).__module__ == "google.auth.exceptions" and type(error).__name__ != "TransportError"):
         return (
             f"needs credentials ({reason}): run `gcloud auth application-default login`, or let "
             "GOOGLE_APPLICATION_CREDENTIALS name a key file"
