@@ -6,8 +6,9 @@ INSTALLED = $(VENV)/.installed
 
 PEERS = .venv-peers
 TIMM = .venv-timm
+GCS = .venv-gcs
 
-.PHONY: train test docs-check soak test-peers test-timm lint format clean
+.PHONY: train test docs-check soak test-peers test-timm test-gcs lint format clean
 
 train: $(INSTALLED)
 	$(RUN) train.py
@@ -29,6 +30,10 @@ test-peers: $(INSTALLED) $(PEERS)/.installed
 
 test-timm: $(INSTALLED) $(TIMM)/.installed
 	TIMM_PYTHON=$(TIMM)/bin/python $(RUN) -m pytest -q -s -m timm
+
+# Runs and models in Cloud Storage, on a server of this machine.
+test-gcs: $(GCS)/.installed
+	$(GCS)/bin/python -m pytest -q -m "gcs and not soak"
 
 # .pre-commit-config.yaml has the same commands.
 lint: $(INSTALLED)
@@ -60,5 +65,10 @@ $(TIMM)/.installed: tests/peers/requirements-timm.txt
 	$(TIMM)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
+$(GCS)/.installed: pyproject.toml constraints.txt tests/gcs/requirements.txt
+	$(PYTHON) -m venv $(GCS)
+	$(GCS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/gcs/requirements.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(PEERS) $(TIMM)
+	rm -rf $(VENV) $(PEERS) $(TIMM) $(GCS)

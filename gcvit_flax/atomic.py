@@ -1,4 +1,4 @@
-"""Files and folders that are never seen half written: written beside their place, then renamed into it.
+"""Files and folders that are never seen half written: on disk, written beside their place, then renamed into it.
 
 One process at a time may write to a path: drafts have fixed names, so that those of a killed process are found.
 """
@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator
 
 from etils import epath
+
+from gcvit_flax.storage import is_remote
 
 
 @contextlib.contextmanager
@@ -28,6 +30,9 @@ def replacing_file(path: epath.PathLike) -> Iterator[epath.Path]:
 
 def replace_bytes(path: epath.PathLike, content: bytes) -> None:
     """Writes `content` to `path` as `replacing_file` does."""
+    if is_remote(path):
+        epath.Path(path).write_bytes(content)  # An object appears whole or not at all.
+        return
     with replacing_file(path) as draft:
         draft.write_bytes(content)
 
@@ -42,13 +47,17 @@ def replacing_folder(path: epath.PathLike) -> Iterator[epath.Path]:
     """A new folder beside `path` to fill, which is renamed to `path` if the block ends without an error.
 
     An earlier folder is moved aside and then removed; it is back after a block that fails, of which nothing is left.
-    A link stays, and the folder it points to is replaced.
+    A link stays, and the folder it points to is replaced. In an object store, `path` itself is filled: it must be new,
+    and is complete once the object is there that the block writes last.
 
     Raises:
       FileExistsError: (an OSError) `path` was free at first, and something else has been put there since.
     """
-    path = os.fspath(path)
-    path = epath.Path(path if "://" in path else os.path.realpath(path))
+    if is_remote(path):
+        with _removed_on_error(epath.Path(path)) as folder:
+            yield folder
+        return
+    path = epath.Path(os.path.realpath(path))
     draft, earlier = (path.with_name(f".{path.name}.{state}") for state in ("partial", "earlier"))
     _move_back(earlier, path)  # A process that was killed may have left both.
     draft.rmtree(missing_ok=True)
@@ -65,6 +74,15 @@ def replacing_folder(path: epath.PathLike) -> Iterator[epath.Path]:
         draft.rmtree(missing_ok=True)
         raise
     earlier.rmtree(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _removed_on_error(folder: epath.Path) -> Iterator[epath.Path]:
+    try:
+        yield folder
+    except BaseException:
+        folder.rmtree(missing_ok=True)
+        raise
 
 
 def _move_back(earlier: epath.Path, path: epath.Path) -> None:

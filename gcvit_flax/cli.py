@@ -19,6 +19,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
 
     A traceback means a bug. argparse and tyro exit with 2 themselves on a usage error.
     """
+    sys.unraisablehook = _print_unless_late
     try:
         status = main() or 0
     except BrokenPipeError:  # The reader, `head` say, has closed the pipe; Python would complain again at exit.
@@ -57,6 +58,12 @@ class _Forgiving(io.FileIO):
         with contextlib.suppress(OSError):
             return super().write(data)
         return len(data)
+
+
+def _print_unless_late(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Prints what cannot be raised, except for writes of TensorStore that end after the one that failed for all."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def program_name(default: str) -> str:

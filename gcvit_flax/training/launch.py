@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from etils import epath
 
 import gcvit_flax
+from gcvit_flax import storage
 from gcvit_flax.config import GCViTConfig, Preprocessing
 from gcvit_flax.data.datasets import open_data
 from gcvit_flax.data.sources import Dataset
@@ -36,12 +37,10 @@ def train(config: TrainConfig) -> None:
     spec = config.data_spec
     simulate_devices(config.devices)
     processes.join(config.coordinator, config.num_processes, config.process_id)
-    workdir = epath.Path(config.workdir).expanduser()
-    if "://" not in str(workdir):
-        workdir = workdir.absolute()  # Orbax requires absolute paths.
     with contextlib.ExitStack() as stack:
         watch = stack.enter_context(PeerWatch())
-        with processes.raising_together():
+        with processes.raising_together(), storage.explained(config.workdir):
+            workdir = storage.absolute(epath.Path(config.workdir).expanduser())  # Orbax requires absolute paths.
             if processes.is_first():
                 stack.enter_context(locked(workdir))
             data = open_data(spec, config.val_fraction)
@@ -50,12 +49,14 @@ def train(config: TrainConfig) -> None:
             run = _make_run(workdir, config, data, saved)
         shared = {name: value for name, value in run_config.items() if name != "process_id"}
         processes.check_equal("options, data or workdirs", [shared, saved is None])
-        with processes.raising_together():  # Nothing of an earlier run is removed before everything is checked.
+        # Nothing of an earlier run is removed before everything is checked.
+        with processes.raising_together(), storage.explained(workdir):
             if processes.is_first():
                 if saved is None:
                     start_afresh(workdir)
                 write_run_config(workdir, run_config | _model_settings(run.model))
         stack.enter_context(watch.exiting_on_error())
+        stack.enter_context(storage.explained(workdir))
         signals = stack.enter_context(StopSignals())
         checkpoints = stack.enter_context(Checkpoints(workdir / CHECKPOINTS_NAME, config.keep))
         processes.check_equal("checkpoints", checkpoints.latest_step)

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import orbax.checkpoint as ocp
 from etils import epath
 
 from gcvit_flax.atomic import replace_text
 from gcvit_flax.errors import UserError
+from gcvit_flax.storage import children, is_remote
 
 CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"
@@ -18,21 +20,22 @@ _DISCARDED_NAME = ".discarded"
 # Everything else that a run writes, except config.json: it marks the folder as a run's, and the next run replaces it.
 _WRITTEN = ("metrics.jsonl", "metrics.jsonl.partial", "model", ".model.partial", "profile", "curves.png")
 _EVENTS_PATTERN = "events.out.tfevents.*"
+_COMMITTED_NAME = "commit_success.txt"  # What Orbax writes last into a checkpoint in an object store.
 
 
 @contextmanager
 def locked(workdir: epath.Path) -> Iterator[None]:
     """Makes the folder and locks it for this process; the system unlocks it however the process ends.
 
-    Object stores (gs://) have no locks, so none is taken there.
+    An object store has neither folders nor locks: nothing is done there.
 
     Raises:
       UserError: (a ValueError) another process is training in it.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    if "://" in str(workdir):
+    if is_remote(workdir):
         yield
         return
+    workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / _LOCK_NAME, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,7 +58,7 @@ def run_to_resume(workdir: epath.Path, run_config: dict, free: frozenset[str], r
     if not (workdir / CONFIG_NAME).exists():
         _check_empty(workdir)
         return None
-    if not resume or not _has_checkpoint(workdir):
+    if not resume or not _saved_checkpoints(workdir):
         return None
     saved = read_run_config(workdir)
     run_config = json.loads(json.dumps(run_config))  # As it was saved: tuples are lists.
@@ -77,7 +80,11 @@ def start_afresh(workdir: epath.Path) -> None:
     discarded, checkpoints = workdir / _DISCARDED_NAME, workdir / CHECKPOINTS_NAME
     if discarded.exists():
         discarded.rmtree()
-    if checkpoints.exists():  # Renamed first: a partly removed run must not look like one to resume.
+    if is_remote(workdir):  # First of all, a partly removed run must not look like one to resume.
+        for checkpoint in _saved_checkpoints(workdir):
+            (checkpoint / _COMMITTED_NAME).unlink(missing_ok=True)
+        checkpoints.rmtree(missing_ok=True)
+    elif checkpoints.exists():
         checkpoints.rename(discarded)
         discarded.rmtree()
     for path in [*workdir.glob(_EVENTS_PATTERN), *(workdir / name for name in _WRITTEN)]:
@@ -105,14 +112,14 @@ def read_run_config(workdir: epath.Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error}): choose another --workdir or remove it") from None
 
 
-def _has_checkpoint(workdir: epath.Path) -> bool:
-    folder = workdir / CHECKPOINTS_NAME
-    return folder.exists() and any(path.name.isdigit() for path in folder.iterdir())
+def _saved_checkpoints(workdir: epath.Path) -> list[epath.Path]:
+    """The folders of the checkpoints that were written to their end."""
+    return ocp.utils.checkpoint_steps_paths(workdir / CHECKPOINTS_NAME)
 
 
 def _check_empty(workdir: epath.Path) -> None:
     ours = (_LOCK_NAME, _DISCARDED_NAME, f"{CONFIG_NAME}.partial")
-    others = sorted(item.name for item in workdir.iterdir() if item.name not in ours)
+    others = sorted(item.name for item in children(workdir) if item.name not in ours)
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise UserError(f"{workdir} is not empty and holds no run, but {others[0]}{more}: choose another --workdir")

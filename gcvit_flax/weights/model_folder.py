@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import logging
-import os
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from gcvit_flax.atomic import replace_text, replacing_folder
 from gcvit_flax.config import GCViTConfig, Preprocessing, as_pair
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.storage import absolute, children, is_remote
 from gcvit_flax.variants import resolve_config
 from gcvit_flax.weights.adapt import adapt
 from gcvit_flax.weights.folder_config import (
@@ -46,14 +46,13 @@ def save_model(
 ) -> None:
     """Writes `variables["params"]`, as float32, and the description of `model` into the folder `path`, all or nothing.
 
-    An earlier model folder is replaced. Of several processes, only one may call it. gs:// paths go through etils and
-    are untested.
+    An earlier model folder is replaced. Of several processes, only one may call it.
 
     Raises:
       UserError: `path` holds something else, or the parameters or class names do not fit the model.
     """
-    folder = _absolute(path)
-    exists = folder.exists()
+    folder = absolute(path)
+    exists = folder.exists() and not _is_unfinished(folder)
     if exists and not is_model_folder(folder):
         raise UserError(f"{path} exists and is not a model folder: choose another path or remove it")
     if model.fused:
@@ -83,9 +82,14 @@ def _write(folder: epath.Path, folder_config: Mapping[str, Any], flat: Mapping[s
     folder.mkdir(parents=True, exist_ok=True)
     save_params(folder / folder_config["checkpoint"], flat)
     replace_text(folder / FOLDER_CONFIG_NAME, text)
-    for other in folder.iterdir():
+    for other in folder.iterdir():  # Earlier ones, and what is left of a process that was killed.
         if other.name.startswith(_CHECKPOINT_PREFIX) and other.name != folder_config["checkpoint"]:
             other.rmtree(missing_ok=True)
+
+
+def _is_unfinished(folder: epath.Path) -> bool:
+    """Whether the first save into `folder`, in an object store, was killed before it wrote config.json."""
+    return is_remote(folder) and all(path.name.startswith(_CHECKPOINT_PREFIX) for path in children(folder))
 
 
 def load_model(
@@ -103,7 +107,7 @@ def load_model(
 
     Each change is logged. Another `image_size` (pixels, an int or (height, width)) resamples the relative position
     bias tables to the windows that `resolve_config` chooses; another `num_classes` gives a new head, drawn from
-    `seed`; `reference` sets both of its settings. gs:// paths go through etils and are untested.
+    `seed`; `reference` sets both of its settings.
 
     Raises:
       UserError: `path` is not a model folder or is damaged, or a change does not fit its weights.
@@ -136,9 +140,7 @@ def adapted_model(
     Raises:
       UserError: `path` is not a model folder, or a change does not fit its network.
     """
-    config, preprocessing = parse_folder_config(
-        read_folder_config(_absolute(path)), _absolute(path) / FOLDER_CONFIG_NAME
-    )
+    config, preprocessing = parse_folder_config(read_folder_config(absolute(path)), absolute(path) / FOLDER_CONFIG_NAME)
     changes = {name: value for name, value in {**changes, "image_size": image_size}.items() if value is not None}
     config = resolve_config(config, reference=reference, **changes)
     if image_size is not None:
@@ -165,7 +167,7 @@ def read_folder(path: epath.PathLike) -> tuple[GCViTConfig, Preprocessing, dict[
     Raises:
       UserError: `path` is not a model folder or is damaged.
     """
-    folder = _absolute(path)
+    folder = absolute(path)
     folder_config = read_folder_config(folder)
     while True:
         config, preprocessing = parse_folder_config(folder_config, folder / FOLDER_CONFIG_NAME)
@@ -176,8 +178,3 @@ def read_folder(path: epath.PathLike) -> tuple[GCViTConfig, Preprocessing, dict[
             if folder_config["checkpoint"] == before["checkpoint"]:
                 raise
             # The model was saved again, by a training run for example, which removed the earlier checkpoint.
-
-
-def _absolute(path: epath.PathLike) -> epath.Path:
-    path = os.fspath(path)
-    return epath.Path(path if "://" in path else os.path.abspath(path))

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint._src.serialization import tensorstore_utils  # For what Orbax has no option for.
 
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError, summarize_error
@@ -16,9 +17,21 @@ from gcvit_flax.weights.tree import check_same_names_and_shapes, flatten, parame
 
 _REMOVALS, _REMOVAL_SECONDS = 50, 0.1  # The most attempts, and the pause between two.
 
-# What Orbax logs about checkpoints without a metric, and about errors that it also raises.
-_NOISE = ("tracked_metric", "_SignalingThread.run() raised")
-logging.getLogger("absl").addFilter(lambda record: not any(noise in record.getMessage() for noise in _NOISE))
+# What Orbax logs about checkpoints without a metric, and about errors that it also raises; asyncio logs those of its
+# tasks that had not ended when the first one failed.
+_NOISE = ("tracked_metric", "_SignalingThread.run() raised", "NumpyHandler._open_and_write()")
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).addFilter(
+        lambda record: (
+            not (record.name == "absl" and record.exc_info)
+            and not any(noise in record.getMessage() for noise in _NOISE)
+        )
+    )
+
+# A request that Cloud Storage answers with an error is repeated after 1, 2, 4, 8 and 16 seconds, as gcsfs does it.
+# TensorStore's own choice is 32 times, a quarter of an hour, for which a run that is to end would wait.
+for _context in (tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT):
+    _context["gcs_request_retries"] = {"max_retries": 5}
 
 
 def save_params(checkpoint: epath.Path, flat: Mapping[str, np.ndarray]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from gcvit_flax.atomic import replace_bytes, replace_text
+from gcvit_flax.storage import is_remote
 
 logger = logging.getLogger("gcvit_flax")
 
@@ -42,7 +43,7 @@ class MetricsLog:
 
     def __init__(self, workdir: epath.PathLike, start_step: int, writes: bool = True):
         self._workdir = epath.Path(workdir)
-        self._remote = "://" in str(workdir)
+        self._remote = is_remote(workdir)
         self._events: Any = None
         self.records = [record for record in read_metrics(workdir) if record["step"] <= start_step]
         if writes:

@@ -1,0 +1,116 @@
+"""Google Cloud Storage: which paths are in it, gs://BUCKET/..., and what is wrong if it cannot be used.
+
+It has no folders, only objects whose names begin alike, and no locks; nothing can be appended to an object, and a
+rename copies every object. So what is made of several objects is complete there once the last of them is written.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import re
+from collections.abc import Iterator
+
+from etils import epath
+
+from gcvit_flax.errors import UserError, summarize_error
+
+# etils would take TensorFlow, if it is installed, to reach the store, and gcsfs gRPC for buckets that have folders:
+# ways that the tests do not go.
+os.environ.setdefault("EPATH_USE_TF", "0")
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
+_SCHEME = "gs://"
+_LIBRARIES = ("aiohttp", "gcsfs", "google", "requests")  # Whose errors are about the store or the way to it.
+_REQUEST_SECONDS = 30  # Of one request, of which gcsfs makes up to six.
+_PROBE_SECONDS = 20
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether `path` is in an object store."""
+    return "://" in os.fspath(path)
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """`path` as an absolute path; a bucket is asked for its objects once, so that what is wrong is found at the start.
+
+    Raises:
+      UserError: (a ValueError) another kind of store, or a bucket that is missing or cannot be reached or read.
+    """
+    text = os.fspath(path)
+    if not is_remote(text):
+        return epath.Path(os.path.abspath(text))
+    bucket = text.removeprefix(_SCHEME).split("/")[0]
+    if not text.startswith(_SCHEME) or not bucket:
+        raise UserError(f"{text} is no path in Google Cloud Storage: give {_SCHEME}BUCKET/FOLDER, or a path on disk")
+    _check_bucket(bucket)
+    return epath.Path(text)
+
+
+def children(folder: epath.Path) -> list[epath.Path]:
+    """What lies in `folder`: nothing if it does not exist, as a folder in an object store before its first object."""
+    try:
+        found = list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    # The mark that some programs write for an empty folder is listed under the folder's own name.
+    return [path for path in found if path.name != folder.name or not is_remote(folder) or path.exists()]
+
+
+@contextlib.contextmanager
+def explained(path: epath.PathLike) -> Iterator[None]:
+    """Raises a UserError about `path` for what the store's libraries raise in the block."""
+    try:
+        yield
+    except Exception as error:
+        if not is_store_error(error):
+            raise
+        raise UserError(f"{path} {_explain(error)}") from error
+
+
+def is_store_error(error: Exception) -> bool:
+    """Whether one of the libraries for object stores raised `error`."""
+    return type(error).__module__.split(".")[0] in _LIBRARIES
+
+
+@functools.cache
+def _check_bucket(bucket: str) -> None:
+    try:
+        import gcsfs  # noqa: F401
+        from google.cloud import storage
+        from google.cloud.storage.retry import DEFAULT_RETRY
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f'{_SCHEME} needs {error.name}, which is not installed: pip install ".[gcs]" brings it'
+        ) from error
+    _configure()
+    with explained(f"{_SCHEME}{bucket}"):
+        retry = DEFAULT_RETRY.with_timeout(_PROBE_SECONDS)
+        objects = storage.Client().list_blobs(bucket, max_results=1, timeout=_PROBE_SECONDS, retry=retry)
+        next(iter(objects), None)
+
+
+def _configure() -> None:
+    from fsspec.config import conf
+
+    # Listings are kept for ever otherwise, though other processes and TensorStore write to the same folder.
+    ours = {"use_listings_cache": False, "requests_timeout": _REQUEST_SECONDS}
+    conf["gcs"] = ours | conf.get("gcs", {})
+    for name in ("gcsfs", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # They log what they also raise, with tracebacks.
+
+
+def _explain(error: Exception) -> str:
+    error = getattr(error, "cause", None) or error  # Of a timeout: the last error that was tried again.
+    code = getattr(error, "code", None)
+    reason = re.sub(r"^\d+ [A-Z]+ \S+: ", "", summarize_error(error))  # Without the request's address.
+    if code == 404:
+        return "does not exist: correct the name, or make the bucket with `gcloud storage buckets create`"
+    if code == 401 or (type(error).__module__ == "google.auth.exceptions" and type(error).__name__ != "TransportError"):
+        return (
+            f"needs credentials ({reason}): run `gcloud auth application-default login`, or let "
+            "GOOGLE_APPLICATION_CREDENTIALS name a key file"
+        )
+    if code == 403:
+        return f"may not be used ({reason}): get the right to read and write the bucket and its objects"
+    return f"cannot be reached ({reason}): check the network, and run the same command again"
