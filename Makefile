@@ -20,9 +20,11 @@ test: $(INSTALLED)
 docs-check: $(INSTALLED)
 	$(RUN) -m pytest -q -m docs
 
-# Longer loops: a run killed forty times, sixty image sizes, and dropout on different numbers of devices.
-soak: $(INSTALLED)
-	$(RUN) -m pytest -q -s -m soak
+# Longer loops: runs stopped a hundred times, on disk and in a bucket, sixty image sizes, and dropout on different
+# numbers of devices.
+soak: $(INSTALLED) $(GCS)/.installed
+	$(RUN) -m pytest -q -s -m "soak and not gcs"
+	$(GCS)/bin/python -m pytest -q -s -m "soak and gcs"
 
 # Parity with programs that nobody here wrote, each in an environment of its own.
 test-peers: $(INSTALLED) $(PEERS)/.installed

@@ -39,7 +39,8 @@ def random_variables(config: GCViTConfig, seed: int = 0) -> dict:
     return {"params": unflatten(flat)}
 
 
-_VARYING = ("images_per_second", "input_share", "device_share", "peak_memory_gib")
+# In metrics.jsonl, what differs from run to run.
+VARYING = ("images_per_second", "input_share", "device_share", "peak_memory_gib")
 
 
 def read_metrics(workdir) -> list[dict]:
@@ -47,7 +48,7 @@ def read_metrics(workdir) -> list[dict]:
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     records = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [{name: value for name, value in record.items() if name not in _VARYING} for record in records]
+    return [{name: value for name, value in record.items() if name not in VARYING} for record in records]
 
 
 @contextmanager

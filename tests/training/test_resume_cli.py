@@ -20,26 +20,23 @@ from gcvit_flax.training.train_config import TrainConfig
 from gcvit_flax.weights.model_folder import load_model, read_folder, save_model
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(40, marks=pytest.mark.soak)])
-def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(kills, run_command, finetune, environment, tmp_path):
-    """kill -9, mostly in the middle of a save: the same losses and parameters, bit for bit."""
-    command = [*finetune, "--epochs", "100", "--max-steps", 10 + 5 * kills, "--save-every", "1", "--ema-decay", "0.9"]
+def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(run_command, finetune, environment, tmp_path):
+    """kill -9, mostly in the middle of a save: the same losses and parameters, bit for bit. tests/soak has more."""
+    command = [*finetune, "--epochs", "100", "--max-steps", 15, "--save-every", "1", "--ema-decay", "0.9"]
     run_command(*command, "--workdir", "whole")
     killed, rng = tmp_path / "killed", random.Random(0)
-    for _ in range(kills):
-        lines = len(read_metrics(killed)) + rng.randrange(1, 4)
-        process = subprocess.Popen(
-            [sys.executable, *map(str, [*command, "--workdir", "killed"])],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            wait_for(process, lambda lines=lines: len(read_metrics(killed)) >= lines)
-            time.sleep(rng.uniform(0, 0.5))
-        finally:
-            process.kill()
-            process.wait()
+    process = subprocess.Popen(
+        [sys.executable, *map(str, [*command, "--workdir", "killed"])],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(process, lambda: len(read_metrics(killed)) >= 3)
+        time.sleep(rng.uniform(0, 0.5))
+    finally:
+        process.kill()
+        process.wait()
     lost_from = read_metrics(killed)[-1]["step"]
     again = run_command(*command, "--workdir", "killed")
     resumed_at = int(again.stdout.split("run: steps ")[1].split()[0])
