@@ -1,6 +1,7 @@
 """What worker processes that decode images need: staying when a run is told to stop, ending with it, and memory."""
 
 import contextlib
+import functools
 import logging
 import multiprocessing
 import os
@@ -49,6 +50,7 @@ def end_with_parent(*_: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+@functools.cache  # One warning, though every evaluation starts workers.
 def transport_options(workers: int, batch_bytes: int) -> grain.experimental.DatasetOptions:
     """How batches of `batch_bytes` bytes come from `workers` processes: in shared memory, or else through pipes.
 

@@ -12,7 +12,7 @@ from gcvit_flax.config import Preprocessing
 from gcvit_flax.data.batches import evaluation_batches, training_batches
 from gcvit_flax.data.datasets import open_data
 from gcvit_flax.data.sources import ListSource
-from gcvit_flax.data.workers import STOP_SIGNALS
+from gcvit_flax.data.workers import STOP_SIGNALS, transport_options
 from gcvit_flax.errors import UserError
 
 SIZE = Preprocessing((8, 8))
@@ -174,6 +174,7 @@ def test_a_text_file_named_jpg_is_named_by_the_pipeline(tmp_path):
 
 @pytest.mark.parametrize("shared_memory", [True, False])
 def test_workers_go_on_through_signals_and_end_with_the_batches(numbered, shared_memory, monkeypatch, caplog):
+    transport_options.cache_clear()
     if not shared_memory:  # As in a container of Docker, but smaller still.
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     expected = collect(numbered, 12)
@@ -191,3 +192,4 @@ def test_workers_go_on_through_signals_and_end_with_the_batches(numbered, shared
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(ours["image"], theirs["image"])
     assert ("batches come through pipes" in caplog.text) == (not shared_memory)
+    transport_options.cache_clear()

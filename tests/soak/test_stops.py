@@ -52,7 +52,7 @@ def test_a_run_ends_as_if_it_had_not_been_stopped(count, folder, finetune, envir
 
     stopped, whole = run("stopped"), run("whole")
     stops = collections.Counter(stopped.stop(rng) for _ in range(STOPS // 4))
-    steps = max(record["step"] for record in stopped.metrics()) + 3
+    steps = max((record["step"] for record in stopped.metrics()), default=0) + 3
     stopped.finish("--max-steps", steps)
     whole.finish("--max-steps", steps)
     print(f"\n{count} processes in {parent}: {steps} steps, {dict(sorted(stops.items()))}")
