@@ -46,25 +46,31 @@ start() {
     fi
 }
 
-# Prints the run's state and what it has said that matters: an error is what another attempt would only meet again.
+# What has ended a run: an error of its own, one of another process, or anything else.
+ended_by() {
+    status=$(cat run/status 2> /dev/null || true) # None if the run was killed with all of its processes.
+    if [ "$status" = 1 ] && grep -q "^error: process [0-9]" run/log; then
+        echo deserted
+    elif [ "$status" = 2 ] || { [ "$status" = 1 ] && grep -q "^error: " run/log; }; then
+        echo error
+    else
+        echo ended
+    fi
+}
+
+# Prints the run's state, and what it has said that matters.
 report() {
-    lines=1
     if ! [ -e run/log ]; then
         echo "run-state: none"
         return
     elif ! flock --nonblock run/lock true; then
         echo "run-state: running"
+        tail -n 1 run/log
     else
-        lines=20
-        status=$(cat run/status 2> /dev/null || echo none) # None if the run was killed.
-        if [ "$status" = 2 ] || { [ "$status" = 1 ] && grep -q "^error: " run/log; }; then
-            echo "run-state: error"
-        else
-            echo "run-state: ended"
-        fi
+        echo "run-state: $(ended_by)"
+        tail -n 20 run/log
     fi
     grep -E "^(run: |stopped by |done: |error: )|this run is done" run/log || true
-    tail -n "$lines" run/log
 }
 
 "$@"

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 from tpu_slice import GcloudError, Setback, Slice, say
 
-# Looks that an error must outlast while the slice is there: a preemption may cause errors before it shows itself.
-ERROR_LOOKS = 4
+# An error that comes at every one of so many starts on a slice is the user's; a store that is down may cause others.
+STARTS = 2
 
 
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -67,6 +67,22 @@ class Run:
         """
         self.slice.obtain()
         self.slice.on_all("setup", self._options.bucket)
+        for _ in range(STARTS):
+            states = self._train()
+            if "done" in states:
+                return
+            if states - {"deserted"} != {"error"}:
+                raise Setback("the training ended before the run was done")
+            self.slice.pause()
+        self.slice.delete()
+        sys.exit("error: the training ended with the error above, which is to be corrected; the slice is deleted")
+
+    def _train(self) -> set[str]:
+        """Starts the training, unless that was done, and returns what `_look` says when it has ended.
+
+        Raises:
+          Setback: the slice is gone.
+        """
         if "run-state: other" in self.slice.on_all("start", *self._options.training):
             sys.exit(
                 f"error: the slice {self.slice.name} is training with other arguments: give those to follow that run, "
@@ -74,14 +90,7 @@ class Run:
             )
         while "running" in (states := self._look()):
             self.slice.pause()
-        if states == {"error"}:
-            for _ in range(ERROR_LOOKS):
-                self.slice.pause()
-                self.slice.check_active()
-            self.slice.delete()
-            sys.exit("error: the training ended with the error above, which is to be corrected; the slice is deleted")
-        if "done" not in states:
-            raise Setback("the training ended before the run was done")
+        return states
 
     def _look(self) -> set[str]:
         """The states of the run on the machines, as machine.sh tells them, and "done"; shows what is new."""

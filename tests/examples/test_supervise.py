@@ -148,6 +148,25 @@ def test_an_error_of_the_users_ends_it(cloud, finetune, tmp_path):
     assert cloud.count("creations") == cloud.count("deletions") == 2
 
 
+def test_an_error_is_the_users_unless_a_machine_was_lost(cloud):
+    other = 'echo "error: process 1 (on b) has failed: see its own message" >&2\nexit 1'
+    cloud.trains(f'[ $MACHINE = 1 ] && echo "error: a mistake" && exit 1\n{other}')
+    assert "the error above, which is to be corrected" in output(cloud.start("finetune"), status=1)
+    assert cloud.count("creations") == 1
+    done = '[ $(wc -l < "$CLOUD/creations") = 3 ] && echo "done: it is" && exit'
+    cloud.trains(f"{done}\n[ $MACHINE = 1 ] && kill -9 $$\n{other}")
+    assert "done: it is" in output(cloud.start("finetune"))
+    assert cloud.count("creations") == 3
+
+
+def test_an_error_that_does_not_come_again_costs_no_slice(cloud):
+    cloud.trains(
+        '[ -e ~/second ] && echo "done: it is" && exit\ntouch ~/second\necho "error: the store is down"\nexit 1'
+    )
+    assert "done: it is" in output(cloud.start("finetune"))
+    assert cloud.count("creations") == 1
+
+
 def test_a_slice_that_cannot_be_had_ends_it(cloud):
     cloud.says("refusal", "ERROR: RESOURCE_EXHAUSTED: Quota limit 'TPUV5s' has been exceeded.\n- more")
     printed = output(cloud.start("finetune", options=["--attempts", "2"]), status=1)
