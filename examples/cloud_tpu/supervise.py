@@ -94,21 +94,20 @@ class Run:
 
     def _look(self) -> set[str]:
         """The states of the run on the machines, as machine.sh tells them, and "done"; shows what is new."""
-        states = set()
-        for line in self.slice.on_all("report").splitlines():
-            if line.startswith("run-state: "):
-                states.add(line.split()[1])
-                continue
-            if line not in self._shown:
-                self._shown.add(line)
+        report = self.slice.on_all("report")
+        for line in report.splitlines():
+            if line not in self._shown and "run-state: " not in line:
                 say(line)
-            if line.startswith("done: ") or "this run is done" in line:
-                states.add("done")
-            if saved := re.match(r"stopped by .* saved at step ([\d,]+)", line):
-                self._saved_step = max(self._saved_step, int(saved[1].replace(",", "")))
-            if begun := re.match(r"run: steps ([\d,]+) to", line):
-                self._saved_step = max(self._saved_step, int(begun[1].replace(",", "")) - 1)
-        return states
+                self._shown.add(line)
+        saved = [_number(step) for step in re.findall(r"stopped by \w+: saved at step ([\d,]+)", report)]
+        begun = [_number(step) for step in re.findall(r"run: steps ([\d,]+) to", report)]
+        self._saved_step = max([self._saved_step, *saved, *(step - 1 for step in begun)])
+        done = {"done"} if re.search(r"\bdone: the best model|: this run is done", report) else set()
+        return done | set(re.findall(r"run-state: (\w+)", report))
+
+
+def _number(text: str) -> int:
+    return int(text.replace(",", ""))
 
 
 def main() -> None:

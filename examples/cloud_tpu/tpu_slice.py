@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 MACHINE = Path(__file__).with_name("machine.sh")
-SSH_FLAGS = [f"--ssh-flag=-o {option}" for option in ("ConnectTimeout=30", "ServerAliveInterval=15")]
+SSH_FLAGS = [f"--ssh-flag=-o{option}" for option in ("ConnectTimeout=30", "ServerAliveInterval=15")]
 # How often to try, a poll apart, what gcloud refuses: new machines answer only after a while.
 TRIES = 20
 GONE = ("none", "SUSPENDING", "SUSPENDED", "FAILED", "DELETING")

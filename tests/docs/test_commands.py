@@ -39,7 +39,8 @@ ELSEWHERE = {
     "python -m gcvit_flax.evaluate gs://": "needs a bucket",
     "export": "for Cloud TPU",
     "gcloud": "needs Cloud TPU",
-    "on_all": "needs Cloud TPU",
+    "python examples/cloud_tpu/supervise.py": "needs Cloud TPU",
+    "docker": "needs Docker",
     "mkdir -p ~/tensorflow_datasets": "needs ImageNet",
     "cp ILSVRC2012": "needs ImageNet",
     "tfds build": "needs TensorFlow",
@@ -71,12 +72,19 @@ def test_command(command, folder, environment):
         assert np.asarray(Image.open(folder / name)).std() > 1
 
 
-@pytest.mark.parametrize("command", [c for c in NOT_RUN if re.search(r"python (-m benchmarks|\S*\.py)", c)], ids=str)
+HAS_OPTIONS = r"python (-m benchmarks|\S*\.py)|docker run"
+
+
+@pytest.mark.parametrize("command", [c for c in NOT_RUN if re.search(HAS_OPTIONS, c)], ids=str)
 def test_options_of_a_command_that_is_not_run(command):
     """Training of measured results, for a start; unknown options and values end in an error."""
-    words = [word for word in shlex.split(re.sub(r'^on_all "(.*)"$', r"\1", command, flags=re.DOTALL)) if word != "-m"]
-    start = next(i for i, word in enumerate(words) if word.endswith("python"))
-    program, *arguments = words[start + 1 :]
+    words = [word for word in shlex.split(command) if word != "-m"]
+    start = next(i for i, word in enumerate(words) if word == "python" or word.startswith("gcvit-train:"))
+    program, *arguments = words[start + 1 :] if words[start] == "python" else ["train.py", *words[start + 1 :]]
+    if program == "examples/cloud_tpu/supervise.py":
+        own, program = arguments[: arguments.index("--")], "train.py"
+        arguments = arguments[len(own) + 1 :]
+        assert {*own[::2]} <= {*re.findall(r'"(--[a-z-]+)"', (ROOT / "examples/cloud_tpu/supervise.py").read_text())}
     if program in PROGRAMS_OF_TRAINING:
         parse(arguments)
     elif program == "benchmarks.compare":
