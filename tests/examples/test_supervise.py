@@ -160,9 +160,8 @@ def test_an_error_is_the_users_unless_a_machine_was_lost(cloud):
 
 
 def test_an_error_that_does_not_come_again_costs_no_slice(cloud):
-    cloud.trains(
-        '[ -e ~/second ] && echo "done: the best model is here" && exit\ntouch ~/second\necho "error: the store is down"\nexit 1'
-    )
+    second = '[ -e ~/second ] && echo "done: the best model is here" && exit'
+    cloud.trains(f'{second}\ntouch ~/second\necho "error: the store is down"\nexit 1')
     assert "done: the best model is here" in output(cloud.start("finetune"))
     assert cloud.count("creations") == 1
 
