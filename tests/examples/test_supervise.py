@@ -153,10 +153,10 @@ def test_an_error_is_the_users_unless_a_machine_was_lost(cloud):
     cloud.trains(f'[ $MACHINE = 1 ] && echo "error: a mistake" && exit 1\n{other}')
     assert "the error above, which is to be corrected" in output(cloud.start("finetune"), status=1)
     assert cloud.count("creations") == 1
-    done = '[ $(wc -l < "$CLOUD/creations") = 3 ] && echo "done: the best model is here" && exit'
-    cloud.trains(f"{done}\n[ $MACHINE = 1 ] && kill -9 $$\n{other}")
+    done = 'slice=$(wc -l < "$CLOUD/creations")\n[ $slice = 4 ] && echo "done: the best model is here" && exit'
+    cloud.trains(f"{done}\n[ $slice$MACHINE = 21 ] && kill -9 $$\n{other}")
     assert "done: the best model is here" in output(cloud.start("finetune"))
-    assert cloud.count("creations") == 3
+    assert cloud.count("creations") == 4
 
 
 def test_an_error_that_does_not_come_again_costs_no_slice(cloud):
