@@ -9,8 +9,9 @@ from pathlib import Path
 
 MACHINE = Path(__file__).with_name("machine.sh")
 SSH_FLAGS = [f"--ssh-flag=-o{option}" for option in ("ConnectTimeout=30", "ServerAliveInterval=15")]
-# How often to try, a poll apart, what gcloud refuses: new machines answer only after a while.
-TRIES = 20
+# How often to try what is refused, a poll apart. gcloud itself tries a connection ten times; a slice that is being
+# suspended cannot be deleted.
+CONNECTIONS, DELETIONS = 5, 20
 GONE = ("none", "SUSPENDING", "SUSPENDED", "FAILED", "DELETING")
 
 
@@ -96,7 +97,7 @@ class Slice:
         """
         command = shlex.join(["bash", "-c", MACHINE.read_text(), MACHINE.name, *arguments])
         problem = ""
-        for _ in range(TRIES):
+        for _ in range(CONNECTIONS):
             self.check_active()
             try:
                 return self.gcloud("tpu-vm", "ssh", self.name, "--worker=all", *SSH_FLAGS, f"--command={command}")
@@ -116,8 +117,8 @@ class Slice:
             raise Setback(f"the slice is {state}")
 
     def delete(self) -> None:
-        """Deletes the slice if there is one; gcloud refuses while it is being suspended."""
-        for _ in range(TRIES):
+        """Deletes the slice if there is one."""
+        for _ in range(DELETIONS):
             if self.state() == "none":
                 return
             try:
