@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
@@ -20,7 +21,8 @@ from gcvit_flax.errors import UserError
 os.environ.setdefault("EPATH_USE_TF", "0")
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
-_LIBRARIES = ("aiohttp", "gcsfs", "google", "requests")  # Whose errors are about the store or the way to it.
+# Whose errors are about the store or the way to it.
+_LIBRARIES = ("aiohttp.", "gcsfs.", "google.api_core.", "google.auth.", "google.cloud.", "requests.")
 _REQUEST_SECONDS = 30  # Of one request, of which gcsfs makes up to six.
 _PROBE_SECONDS = 20
 
@@ -38,11 +40,22 @@ def check_reachable(path: epath.PathLike) -> None:
     """
     if not is_remote(path):
         return
-    scheme, _, rest = os.fspath(path).partition("://")
-    bucket = rest.split("/")[0]
-    if scheme != "gs" or not bucket:
+    bucket = _bucket(path)
+    if not os.fspath(path).startswith("gs://") or not bucket:
         raise UserError(f"{path} is no path in Google Cloud Storage: give gs://BUCKET/FOLDER, or a path on disk")
     _check_bucket(bucket)
+
+
+def check_described(path: epath.PathLike) -> None:
+    """Asks for the bucket's description, as Orbax does when it lists or removes checkpoints: few roles may read it.
+
+    Raises:
+      UserError: (a ValueError) it cannot be read.
+    """
+    from google.cloud import storage
+
+    with explained(path):
+        storage.Client().get_bucket(_bucket(path), timeout=_PROBE_SECONDS, retry=_retry())
 
 
 def check_on_disk(path: epath.PathLike) -> None:
@@ -80,11 +93,21 @@ def explained(path: epath.PathLike) -> Iterator[None]:
 
 def is_store_error(error: Exception) -> bool:
     """Whether one of the libraries for object stores raised `error`."""
-    return type(error).__module__.split(".")[0] in _LIBRARIES or _is_forbidden(error)
+    return type(error).__module__.startswith(_LIBRARIES) or _is_forbidden(error)
 
 
 def _is_forbidden(error: Exception) -> bool:
     return getattr(error, "code", None) == 403 or (type(error) is OSError and str(error).startswith("Forbidden: "))
+
+
+def _bucket(path: epath.PathLike) -> str:
+    return os.fspath(path).partition("://")[2].split("/")[0]
+
+
+def _retry() -> Any:
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    return DEFAULT_RETRY.with_timeout(_PROBE_SECONDS)
 
 
 @functools.cache
@@ -92,13 +115,11 @@ def _check_bucket(bucket: str) -> None:
     try:
         import gcsfs  # noqa: F401
         from google.cloud import storage
-        from google.cloud.storage.retry import DEFAULT_RETRY
     except ModuleNotFoundError as error:
         raise UserError(f'gs:// needs {error.name}, which is not installed: pip install ".[gcs]" brings it') from error
     _configure()
     with explained(f"gs://{bucket}"):
-        retry = DEFAULT_RETRY.with_timeout(_PROBE_SECONDS)
-        objects = storage.Client().list_blobs(bucket, max_results=1, timeout=_PROBE_SECONDS, retry=retry)
+        objects = storage.Client().list_blobs(bucket, max_results=1, timeout=_PROBE_SECONDS, retry=_retry())
         next(iter(objects), None)
 
 
@@ -108,7 +129,7 @@ def _configure() -> None:
     # Listings are kept for ever otherwise, though other processes and TensorStore write to the same folder.
     ours = {"use_listings_cache": False, "requests_timeout": _REQUEST_SECONDS}
     conf["gcs"] = ours | conf.get("gcs", {})
-    for name in ("gcsfs", "urllib3"):
+    for name in ("gcsfs", "google.auth", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # They log what they also raise, with tracebacks.
 
 
