@@ -28,6 +28,7 @@ from gcvit_flax.training.report.run_log import RunLog
 from gcvit_flax.training.setup import initial_params
 from gcvit_flax.training.steps import TrainState
 from gcvit_flax.training.train_config import TrainConfig
+from gcvit_flax.weights.folder_config import is_model_folder
 from gcvit_flax.weights.model_folder import save_model
 
 Results = dict[str, dict[str, float]]
@@ -46,7 +47,7 @@ class TrainingRun:
 
     def is_done(self, checkpoints: Checkpoints) -> bool:
         """Whether nothing is left to train or to evaluate."""
-        return (checkpoints.latest_step or 0) >= self.plan.last_step and (self.workdir / "model").exists()
+        return (checkpoints.latest_step or 0) >= self.plan.last_step and is_model_folder(self.workdir / "model")
 
     def execute(self, checkpoints: Checkpoints, sigterm: SigtermWatch) -> None:
         """Trains from the start, or from the newest checkpoint, to the last step or until SIGTERM."""

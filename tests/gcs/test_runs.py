@@ -21,7 +21,7 @@ def saved_steps(store, folder: str) -> set[str]:
     return {name.removeprefix(f"{folder}/checkpoints/").split("/")[0] for name in store.names(f"{folder}/checkpoints/")}
 
 
-def test_a_run_starts_resumes_ends_and_starts_afresh(store, run_command, finetune):
+def test_a_run_starts_resumes_ends_and_starts_afresh(store, run_command, finetune, photos):
     store.write("runs/first/")  # The mark with which Google's console makes an empty folder.
     before = len(store.requests())
     command = [*finetune, "--workdir", "gs://bucket/runs/first"]
@@ -37,6 +37,8 @@ def test_a_run_starts_resumes_ends_and_starts_afresh(store, run_command, finetun
     events = [name for name in names if name.startswith("events.out.tfevents.")]
     assert len(events) == 2 and all(b"train_loss" in store.read(f"runs/first/{name}") for name in events)
     assert "gs://bucket/runs/first: this run is done, at step 6" in run_command(*command).stdout
+    scores = run_command("-m", "gcvit_flax.evaluate", "gs://bucket/runs/first/model", "--data", f"folder:{photos}")
+    assert "over 9 images" in scores.stdout
 
     other = run_command(*command, "--seed", "1", status=1)
     assert "holds a run of another configuration (seed was 0 and is now 1)" in other.stderr
