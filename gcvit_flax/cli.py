@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gcvit_flax.errors import UserError
+from gcvit_flax.storage import explain, is_store_error
 
 # Installed by the extra [train].
 _TRAINING_LIBRARIES = ("optax", "grain", "tensorflow_datasets", "array_record", "tyro", "tensorboardX")
@@ -30,8 +31,13 @@ def run_cli(main: Callable[[], int | None]) -> None:
             raise
         print(f'error: {error.name} is not installed: pip install ".[train]" brings it', file=sys.stderr)
         status = 1
-    except (UserError, OSError) as error:  # A full disk or a missing permission: the system's message names the file.
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        if is_store_error(error):
+            print(f"error: Cloud Storage {explain(error)}", file=sys.stderr)
+        elif isinstance(error, (UserError, OSError)):  # A full disk, say: the system's message names the file.
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            raise
         status = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -7,9 +7,9 @@ import os
 import tempfile
 
 import jax
-from etils import epath
 
 from gcvit_flax.errors import UserError
+from gcvit_flax.storage import absolute, is_remote
 
 logger = logging.getLogger("gcvit_flax")
 
@@ -75,14 +75,14 @@ def enable_compilation_cache() -> None:
     If that folder cannot be written to, a warning is logged and every program is compiled again.
     """
     chosen: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # Set up at run time.
-    folder = epath.Path(chosen or os.path.expanduser("~/.cache/gcvit_flax"))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if "://" not in str(folder):
+        folder = absolute(chosen or os.path.expanduser("~/.cache/gcvit_flax"))
+        if not is_remote(folder):
+            folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as probe:
                 probe.write(bytes(_PROBE_BYTES))
         jax.config.update("jax_compilation_cache_dir", str(folder))
-    except OSError as error:
+    except (UserError, OSError) as error:
         jax.config.update("jax_compilation_cache_dir", None)
         logger.warning(
             "compiled programs cannot be kept (%s): every run compiles them again; make room in the folder or set "

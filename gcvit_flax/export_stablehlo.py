@@ -21,6 +21,7 @@ from gcvit_flax.config import check_choice
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.fuse import fuse_parameters
 from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.storage import check_on_disk
 from gcvit_flax.weights.folder_config import FOLDER_CONFIG_NAME, folder_config_text, read_folder_config
 from gcvit_flax.weights.model_folder import load_model
 
@@ -63,6 +64,7 @@ def export_model(
       UserError: (a ValueError) an invalid option or folder, or logits that differ by more than 1e-5 of the largest
         (5e-2 in bfloat16).
     """
+    check_on_disk(out)
     out = Path(os.path.abspath(out))
     if batch is not None and batch < 1:
         raise UserError(f"a batch must be at least 1 image, got {batch}")

@@ -58,9 +58,10 @@ class CloudStorage:
             raise
 
     def write(self, name: str, content: bytes = b"") -> None:
-        """Writes an object."""
-        query = urllib.parse.urlencode({"uploadType": "media", "name": name})
-        self._ask("POST", f"/upload/storage/v1/b/{self.bucket}/o?{query}", content)
+        """Writes an object, a text or an empty one."""
+        head = f"--part\n\n{json.dumps({'name': name})}\n--part\nContent-Type: application/octet-stream\n\n"
+        path = f"/upload/storage/v1/b/{self.bucket}/o?uploadType=multipart"
+        self._ask("POST", path, head.encode() + content + b"\n--part--", "multipart/related; boundary=part")
 
     def delete(self, prefix: str) -> None:
         """Removes all objects whose names begin with `prefix`."""
@@ -80,8 +81,7 @@ class CloudStorage:
         """Ends what `fail` has begun."""
         self._ask("PUT", "/fault", b"null")
 
-    def _ask(self, method: str, path: str, content: bytes | None = None) -> bytes:
-        request = urllib.request.Request(self.address + path, data=content, method=method)
-        request.add_header("Content-Type", "application/octet-stream")
+    def _ask(self, method: str, path: str, content: bytes | None = None, kind: str = "application/json") -> bytes:
+        request = urllib.request.Request(self.address + path, content, {"Content-Type": kind}, method=method)
         with urllib.request.urlopen(request, timeout=60) as response:
             return response.read()

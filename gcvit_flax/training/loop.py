@@ -28,6 +28,7 @@ from gcvit_flax.training.report.summary import describe_outcome, describe_run
 from gcvit_flax.training.setup import initial_params
 from gcvit_flax.training.steps import TrainState
 from gcvit_flax.training.train_config import TrainConfig
+from gcvit_flax.weights.folder_config import is_model_folder
 from gcvit_flax.weights.model_folder import save_model
 
 
@@ -46,7 +47,7 @@ class TrainingRun:
         """Whether nothing is left to train or to evaluate."""
         step = checkpoints.latest_step or 0
         evaluated = has_evaluation(read_metrics(self.workdir), step)
-        return step >= self.plan.last_step and evaluated and (self.workdir / "model").exists()
+        return step >= self.plan.last_step and evaluated and is_model_folder(self.workdir / "model")
 
     def execute(self, checkpoints: Checkpoints, signals: StopSignals) -> None:
         """Trains from the start, or from the newest checkpoint, to the last step or until a signal."""

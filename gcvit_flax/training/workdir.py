@@ -11,7 +11,7 @@ from etils import epath
 
 from gcvit_flax.atomic import replace_text
 from gcvit_flax.errors import UserError
-from gcvit_flax.storage import children, is_remote
+from gcvit_flax.storage import check_described, children, is_remote
 
 CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"
@@ -27,12 +27,13 @@ _COMMITTED_NAME = "commit_success.txt"  # What Orbax writes last into a checkpoi
 def locked(workdir: epath.Path) -> Iterator[None]:
     """Makes the folder and locks it for this process; the system unlocks it however the process ends.
 
-    An object store has neither folders nor locks: nothing is done there.
+    An object store has neither folders nor locks: there the bucket is checked alone.
 
     Raises:
-      UserError: (a ValueError) another process is training in it.
+      UserError: (a ValueError) another process is training in it, or the bucket cannot hold a run.
     """
     if is_remote(workdir):
+        check_described(workdir)
         yield
         return
     workdir.mkdir(parents=True, exist_ok=True)

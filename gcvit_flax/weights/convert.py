@@ -10,6 +10,7 @@ from etils import epath
 from gcvit_flax.config import GCViTConfig, as_pair
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.storage import check_reachable
 from gcvit_flax.variants import default_preprocessing, resolve_config, variant_name
 from gcvit_flax.weights.adapt import adapt
 from gcvit_flax.weights.classes import imagenet_classes
@@ -87,6 +88,7 @@ def convert(
 
 def check_dest(dest: epath.PathLike, force: bool) -> None:
     """Raises UserError if `dest` exists and `force` is not set."""
+    check_reachable(dest)
     if epath.Path(dest).exists() and not force:
         raise UserError(f"{dest} exists: choose another name, or pass --force to replace it")
 

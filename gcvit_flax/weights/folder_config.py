@@ -12,6 +12,7 @@ import gcvit_flax
 from gcvit_flax.config import GCViTConfig, Preprocessing
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.storage import check_reachable
 from gcvit_flax.variants import variant_name
 
 FOLDER_CONFIG_NAME = "config.json"
@@ -87,6 +88,7 @@ def read_folder_config(path: epath.PathLike) -> dict[str, Any]:
     Raises:
       UserError: `path` is not a model folder, or its config.json is damaged or of another format version.
     """
+    check_reachable(path)
     folder = epath.Path(path)
     config_path = folder / FOLDER_CONFIG_NAME
     if not folder.is_dir():

@@ -13,13 +13,14 @@ from orbax.checkpoint._src.serialization import tensorstore_utils  # For what Or
 
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError, summarize_error
+from gcvit_flax.storage import children
 from gcvit_flax.weights.tree import check_same_names_and_shapes, flatten, parameter_shapes, unflatten
 
 _REMOVALS, _REMOVAL_SECONDS = 50, 0.1  # The most attempts, and the pause between two.
 
 # What Orbax logs about checkpoints without a metric, and about errors that it also raises; asyncio logs those of its
 # tasks that had not ended when the first one failed.
-_NOISE = ("tracked_metric", "_SignalingThread.run() raised", "NumpyHandler._open_and_write()")
+_NOISE = ("tracked_metric", "_SignalingThread.run() raised", "NumpyHandler._open_and_write()", "OCDBT database")
 for _name in ("absl", "asyncio"):
     logging.getLogger(_name).addFilter(
         lambda record: (
@@ -57,7 +58,7 @@ def _remove_unfinished(checkpoint: epath.Path) -> None:
     absences = 0
     for _ in range(_REMOVALS):
         # The temporary folder has a suffix.
-        left = [path for path in checkpoint.parent.iterdir() if path.name.startswith(checkpoint.name)]
+        left = [path for path in children(checkpoint.parent) if path.name.startswith(checkpoint.name)]
         absences = 0 if left else absences + 1
         if absences == 2:
             return

@@ -11,6 +11,7 @@ from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.position_bias import relative_position_index
 from gcvit_flax.references import FORWARD_PASSES
+from gcvit_flax.storage import check_on_disk
 from gcvit_flax.variants import resolve_config, variant_name
 from gcvit_flax.weights.conversion_report import FAMILIES
 from gcvit_flax.weights.convert import check_dest
@@ -42,6 +43,7 @@ def write_weights(
     Raises:
       UserError: `target` cannot express the configuration, or `dest` has a wrong type or exists.
     """
+    check_on_disk(dest)
     dest = Path(dest)
     check_dest(dest, force)
     suffixes = _KERAS_SUFFIXES if target in ("keras_io", "gcvit_tf") else (".safetensors",)

@@ -10,7 +10,9 @@ import numpy as np
 from etils import epath
 
 from gcvit_flax.atomic import replace_bytes, replace_text
-from gcvit_flax.storage import is_remote
+from gcvit_flax.errors import UserError
+from gcvit_flax.storage import explained, is_remote
+from gcvit_flax.training.report.events import EventsStore
 
 logger = logging.getLogger("gcvit_flax")
 
@@ -48,7 +50,9 @@ class MetricsLog:
         self.records = [record for record in read_metrics(workdir) if record["step"] <= start_step]
         if writes:
             from tensorboardX import SummaryWriter  # Slow to import.
+            from tensorboardX.record_writer import register_writer_factory
 
+            register_writer_factory("gs", EventsStore())
             self._replace()
             # An unbounded queue: on a full disk its writer dies, and a bounded queue would block forever.
             self._events = SummaryWriter(str(workdir), purge_step=start_step + 1, max_queue=0)
@@ -86,9 +90,10 @@ class MetricsLog:
             return
         try:
             self._events.close()
-            if self.records:
-                replace_bytes(self._workdir / "curves.png", draw_curves(self.records))
-        except OSError as error:  # A warning: an error here would hide the one that ends the run.
+            with explained(self._workdir):
+                if self.records:
+                    replace_bytes(self._workdir / "curves.png", draw_curves(self.records))
+        except (UserError, OSError) as error:  # A warning: an error here would hide the one that ends the run.
             logger.warning("events and curves.png cannot be written in %s (%s)", self._workdir, error)
 
     def _replace(self) -> None:
