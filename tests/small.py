@@ -1,7 +1,9 @@
 """The smallest networks that have every kind of layer, and what tests do with a run of one."""
 
 import json
+import random
 import resource
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,6 +39,19 @@ def random_variables(config: GCViTConfig, seed: int = 0) -> dict:
     draw = np.random.default_rng(seed).normal
     flat = {name: draw(0, 0.1, leaf.shape).astype(np.float32) for name, leaf in parameter_shapes(config).items()}
     return {"params": unflatten(flat)}
+
+
+def flips(folder, count: int) -> Iterator[tuple[str, bytes]]:
+    """Files below `folder` with their contents, one random bit of each changed: every file that is not empty, and more
+    of them up to `count`.
+    """
+    rng = random.Random(0)
+    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.stat().st_size)
+    for index in range(max(count, len(paths))):
+        path = paths[index] if index < len(paths) else rng.choice(paths)
+        content = bytearray(path.read_bytes())
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        yield str(path.relative_to(folder)), bytes(content)
 
 
 # In metrics.jsonl, what differs from run to run.

@@ -11,9 +11,12 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from gcvit_flax.errors import UserError, summarize_error
+from gcvit_flax.training import processes
+from gcvit_flax.training.damaged_checkpoints import add_after_commit, set_aside_damaged, write_before_commit
 from gcvit_flax.training.steps import TrainState
 from gcvit_flax.weights.tree import check_same_names_and_shapes
 
+_SHOWN = 3  # Names of each kind in the refusal of another network's checkpoint.
 _SAVED = ("step", "params", "opt_state", "ema_params")
 
 
@@ -21,16 +24,26 @@ class Checkpoints:
     """The checkpoints of one run: the last `keep`, and that of `best_step`, which the run sets.
 
     They are written in the background; leaving the `with` block waits for the last one. All processes take part in
-    every call.
+    every call. Each has checksums of its files, and damaged ones are set aside before the newest is looked for.
+
+    Raises:
+      UserError: (a ValueError) there are checkpoints, but none that is whole.
     """
 
     def __init__(self, folder: epath.Path, keep: int):
         self.best_step: int | None = None
+        with processes.raising_together():
+            if processes.is_first():
+                set_aside_damaged(folder)
         kept = [preservation_policy.LatestN(keep), _Best(self)]
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=preservation_policy.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
+            preservation_policy=preservation_policy.AnyPreservationPolicy(kept),
+            cleanup_tmp_directories=True,
+            # Called in the background, by the first process.
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
         self._folder = folder
+        self._saving: int | None = None  # The step of the last save, until it is known to be done.
         self._manager = ocp.CheckpointManager(folder, options=options, item_handlers=ocp.StandardCheckpointHandler())
 
     def __enter__(self) -> "Checkpoints":
@@ -38,6 +51,7 @@ class Checkpoints:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
+            self._finish_saving()
             self._manager.close()
         except Exception as closing_error:
             if error is None:  # Otherwise the block's own error is raised.
@@ -61,6 +75,8 @@ class Checkpoints:
         if step == self.latest_step:
             return
         try:
+            self._finish_saving()
+            self._saving = step
             self._manager.save(step, args=ocp.args.StandardSave(jax.device_get(_to_tree(state))))
         except Exception as error:  # A full disk has many types here: OSError, or TensorStore's ValueError.
             raise _cannot_save(self._folder, error) from error
@@ -72,9 +88,19 @@ class Checkpoints:
           UserError: (a ValueError) the last checkpoint cannot be written; earlier ones are intact.
         """
         try:
-            self._manager.wait_until_finished()
+            self._finish_saving()
         except Exception as error:
             raise _cannot_save(self._folder, error) from error
+
+    def _write_checksums(self) -> None:
+        assert self._saving is not None
+        write_before_commit(self._folder, self._saving)
+
+    def _finish_saving(self) -> None:
+        self._manager.wait_until_finished()
+        if self._saving is not None and processes.is_first():
+            add_after_commit(self._folder, self._saving)
+        self._saving = None
 
     def restore(self, state: TrainState) -> TrainState:
         """The newest checkpoint as host arrays, for any number of devices; `state` gives names, shapes and dtypes.
@@ -94,7 +120,8 @@ class Checkpoints:
                 _by_name(stored),
                 _by_name(like),
                 f"{what} does not match this network and this version of gcvit_flax",
-                "resume with the version that wrote it, or start afresh with --no-resume",
+                "resume with the version that wrote it, or choose another --workdir; --no-resume would delete that run",
+                shown=_SHOWN,
             )
             tree = self._manager.restore(self.latest_step, args=ocp.args.StandardRestore(like))
         except UserError:
@@ -102,7 +129,7 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many types for files that are gone or damaged.
             raise UserError(
                 f"{what} cannot be restored ({summarize_error(error)}): remove that step's folder to resume from an "
-                "earlier one, or start afresh with --no-resume"
+                "earlier one, or choose another --workdir; --no-resume would delete that run"
             ) from error
         return state.replace(**tree)
 

@@ -5,12 +5,10 @@ import dataclasses
 import signal
 from typing import Any
 
-import jax.numpy as jnp
 from etils import epath
 
 import gcvit_flax
 from gcvit_flax import storage
-from gcvit_flax.config import GCViTConfig, Preprocessing
 from gcvit_flax.data.datasets import open_data
 from gcvit_flax.data.sources import Dataset
 from gcvit_flax.devices import choose_devices, simulate_devices
@@ -22,9 +20,16 @@ from gcvit_flax.training.loop import TrainingRun
 from gcvit_flax.training.peer_watch import PeerWatch
 from gcvit_flax.training.plan import resolve_defaults
 from gcvit_flax.training.preemption import StopSignals
-from gcvit_flax.training.setup import build_model
+from gcvit_flax.training.setup import build_model, rebuild_model
 from gcvit_flax.training.train_config import FREE_ON_RESUME, TrainConfig
-from gcvit_flax.training.workdir import CHECKPOINTS_NAME, locked, run_to_resume, start_afresh, write_run_config
+from gcvit_flax.training.workdir import (
+    CHECKPOINTS_NAME,
+    check_shared,
+    locked,
+    run_to_resume,
+    start_afresh,
+    write_run_config,
+)
 
 
 def train(config: TrainConfig) -> None:
@@ -43,6 +48,9 @@ def train(config: TrainConfig) -> None:
             workdir = storage.absolute(epath.Path(config.workdir).expanduser())  # Orbax requires absolute paths.
             if processes.is_first():
                 stack.enter_context(locked(workdir))
+        with storage.explained(workdir):
+            check_shared(workdir)
+        with processes.raising_together(), storage.explained(workdir):
             data = open_data(spec, config.val_fraction)
             run_config = _make_run_config(config, data)
             saved = run_to_resume(workdir, run_config, FREE_ON_RESUME, config.resume)
@@ -64,7 +72,7 @@ def train(config: TrainConfig) -> None:
             if processes.is_first():
                 print(
                     f"{config.workdir}: this run is done, at step {checkpoints.latest_step}, and its model is in "
-                    f"{config.workdir}/model; use --no-resume to start afresh, or another --workdir"
+                    f"{config.workdir}/model; use another --workdir for another run (--no-resume would delete this one)"
                 )
         else:
             run.execute(checkpoints, signals)
@@ -89,12 +97,7 @@ def _make_run(workdir: epath.Path, config: TrainConfig, data: Dataset, saved: di
         _check_init_from_lies_elsewhere(config, workdir)
         model = build_model(config, data.class_names)
     else:
-        model = GCViT(
-            GCViTConfig(**saved["model"]),
-            Preprocessing(**saved["preprocessing"]),
-            dtype=jnp.dtype(config.dtype),
-            remat=config.remat,
-        )
+        model = rebuild_model(config, saved, workdir)
     config = resolve_defaults(config, model.config)
     # Mixup and CutMix pair adjacent examples.
     unit = config.accumulation_steps * (2 if config.mixup or config.cutmix else 1)

@@ -67,6 +67,11 @@ def wait_for_all(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
+def gather(number: int) -> list[int]:
+    """The `number` (32 bits, not negative) of each process."""
+    return multihost_utils.process_allgather(np.uint32(number)).ravel().tolist()
+
+
 def check_equal(what: str, facts: Any) -> None:
     """Compares `facts`, any value that JSON can hold, among all processes.
 
@@ -75,7 +80,7 @@ def check_equal(what: str, facts: Any) -> None:
     """
     if count() > 1:
         checksum = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
-        if len(set(multihost_utils.process_allgather(np.uint32(checksum)).tolist())) > 1:
+        if len(set(gather(checksum))) > 1:
             raise UserError(f"the processes have different {what}: start the same command on all, with the same files")
 
 
@@ -86,7 +91,7 @@ def from_first(fact: bool) -> bool:
 
 @contextmanager
 def raising_together() -> Iterator[None]:
-    """Raises in all processes what the block raises in one, a UserError or OSError, instead of leaving them waiting.
+    """Raises in all processes if the block raises in one, instead of leaving them waiting.
 
     Raises:
       UserError: (a ValueError) another process failed.
@@ -94,7 +99,7 @@ def raising_together() -> Iterator[None]:
     error: Exception | None = None
     try:
         yield
-    except (UserError, OSError) as own_error:
+    except Exception as own_error:
         error = own_error
     if count() > 1:
         failed = multihost_utils.process_allgather(np.array(error is not None))

@@ -5,7 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 
+from gcvit_flax.config import GCViTConfig, Preprocessing
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT, create_model
 from gcvit_flax.model.init import init_params
@@ -42,6 +44,23 @@ def build_model(config: TrainConfig, class_names: tuple[str, ...]) -> GCViT:
         preprocessing = dataclasses.replace(model.preprocessing, crop_mode="squash", crop_fraction=1.0)
         model = model.clone(preprocessing=preprocessing)
     return model
+
+
+def rebuild_model(config: TrainConfig, saved: dict[str, Any], workdir: epath.PathLike) -> GCViT:
+    """The model of the run in `workdir` whose config.json is `saved`, with the dtype and remat of `config`.
+
+    Raises:
+      UserError: (a ValueError) `saved` describes no network of this version.
+    """
+    try:
+        network, preprocessing = GCViTConfig(**saved["model"]), Preprocessing(**saved["preprocessing"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the config.json of the run in {workdir} describes no network that this version of gcvit_flax has "
+            f"({error}): resume with version {saved.get('gcvit_flax_version')}, which wrote it, or choose another "
+            "--workdir"
+        ) from None
+    return GCViT(network, preprocessing, dtype=jnp.dtype(config.dtype), remat=config.remat)
 
 
 def initial_params(config: TrainConfig, model: GCViT) -> dict[str, Any]:

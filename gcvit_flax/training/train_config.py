@@ -48,7 +48,7 @@ class TrainOptions:
     # runs/PRESET.
     workdir: str | None = _option(None, free_on_resume=True)
     # digits, folder:PATH or tfds:NAME.
-    data: str | None = None
+    data: str | None = _option(None, free_on_resume=True)
     # Published variant, modified by the options below. Default: gcvit_xxtiny, or that of --init-from.
     variant: str | None = None
     # Image side in pixels, or height and width. Default: the variant's, or that of --init-from.
@@ -82,7 +82,7 @@ class TrainOptions:
     batch_size: int | None = _option(64, POSITIVE)
     # Parts of each device's share that are computed one after the other (gradient accumulation): the same update with
     # less memory.
-    accumulation_steps: int = _option(1, POSITIVE)
+    accumulation_steps: int = _option(1, POSITIVE, free_on_resume=True)
     # Peak learning rate.
     learning_rate: float = _option(1e-3, POSITIVE)
     # Take --learning-rate as the rate at the variant's published batch size, and scale it linearly to --batch-size.
@@ -136,7 +136,7 @@ class TrainOptions:
     # Dtype that the layers compute in; parameters, statistics and losses are float32.
     dtype: Literal["float32", "bfloat16"] = "float32"
     # Recompute each block in the backward pass: less memory, more time.
-    remat: bool = False
+    remat: bool = _option(False, free_on_resume=True)
     # Devices to train on, of each process. Default: all, or on a CPU one per core, as many as divide the batch.
     devices: int | None = _option(None, free_on_resume=True)
     # Worker processes that decode images; 0 uses threads.
@@ -191,7 +191,8 @@ class TrainConfig(TrainOptions):
                 raise UserError(f"--profile must be START:STOP in steps from 1, such as 20:25, got {self.profile!r}")
 
 
-# Options that may change on resume: where the run goes on and how far, and what it shows, keeps or skips.
+# Options that may change on resume: where the run goes on and how far, where its data lies (of which a summary is
+# compared), how much memory it takes, and what it shows, keeps or skips.
 FREE_ON_RESUME = frozenset(
     field.name for field in dataclasses.fields(TrainConfig) if field.metadata.get("free_on_resume")
 )

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,10 +13,13 @@ from etils import epath
 from gcvit_flax.atomic import replace_text
 from gcvit_flax.errors import UserError
 from gcvit_flax.storage import check_described, children, is_remote
+from gcvit_flax.training import processes
+from gcvit_flax.training.same_run import check_same_run
 
 CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"
 _LOCK_NAME = ".lock"
+_MARK_NAME = ".shared"
 _DISCARDED_NAME = ".discarded"
 # Everything else that a run writes, except config.json: it marks the folder as a run's, and the next run replaces it.
 _WRITTEN = ("metrics.jsonl", "metrics.jsonl.partial", "model", ".model.partial", "profile", "curves.png")
@@ -47,6 +51,29 @@ def locked(workdir: epath.Path) -> Iterator[None]:
         yield
 
 
+def check_shared(workdir: epath.Path) -> None:
+    """Checks that all processes see the folder that the first one, which holds it locked, has made.
+
+    Raises:
+      UserError: (a ValueError) in every process: some of them do not.
+    """
+    if processes.count() == 1:
+        return
+    mark, token = workdir / _MARK_NAME, random.SystemRandom().randrange(1, 2**32)
+    with processes.raising_together():  # Its end is also the barrier between writing and reading.
+        if processes.is_first():
+            mark.write_text(str(token))
+    seen = processes.gather(int(mark.read_text()) if mark.exists() else 0)
+    if processes.is_first():
+        mark.unlink()
+    blind = [str(number) for number, found in enumerate(seen) if found != seen[0]]
+    if blind:
+        raise UserError(
+            f"the processes do not share the workdir {workdir} (process 0 has made it, and it is not there for process "
+            f"{', '.join(blind)}): give all of them the same --workdir, on a file system that all hosts share or gs://"
+        )
+
+
 def run_to_resume(workdir: epath.Path, run_config: dict, free: frozenset[str], resume: bool) -> dict | None:
     """The saved config.json of the run to resume, or None if a run starts here and may replace what is there.
 
@@ -62,17 +89,7 @@ def run_to_resume(workdir: epath.Path, run_config: dict, free: frozenset[str], r
     if not resume or not _saved_checkpoints(workdir):
         return None
     saved = read_run_config(workdir)
-    run_config = json.loads(json.dumps(run_config))  # As it was saved: tuples are lists.
-    differences = [
-        f"{name} was {saved.get(name)!r} and is now {value!r}"
-        for name, value in sorted(run_config.items())
-        if name not in free and saved.get(name) != value
-    ]
-    if differences:
-        raise UserError(
-            f"{workdir} holds a run of another configuration ({'; '.join(differences)}): "
-            "use the same options, another --workdir, or --no-resume to replace it"
-        )
+    check_same_run(workdir, saved, run_config, free)
     return saved
 
 
@@ -104,13 +121,19 @@ def read_run_config(workdir: epath.Path) -> dict[str, Any]:
     """Reads config.json.
 
     Raises:
-      UserError: (a ValueError) it is not JSON.
+      UserError: (a ValueError) it is not the JSON of a run.
     """
     path = workdir / CONFIG_NAME
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged ({error}): choose another --workdir or remove it") from None
+        run_config = json.loads(path.read_text())
+        problem = None if isinstance(run_config, dict) else "it holds no options"
+    except ValueError as error:  # Not JSON, or not even text.
+        problem = str(error)
+    if problem:
+        raise UserError(
+            f"{path} is damaged ({problem}): choose another --workdir; --no-resume would delete the run in this one"
+        )
+    return run_config
 
 
 def _saved_checkpoints(workdir: epath.Path) -> list[epath.Path]:
@@ -119,7 +142,7 @@ def _saved_checkpoints(workdir: epath.Path) -> list[epath.Path]:
 
 
 def _check_empty(workdir: epath.Path) -> None:
-    ours = (_LOCK_NAME, _DISCARDED_NAME, f"{CONFIG_NAME}.partial")
+    ours = (_LOCK_NAME, _MARK_NAME, _DISCARDED_NAME, f"{CONFIG_NAME}.partial")
     others = sorted(item.name for item in children(workdir) if item.name not in ours)
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""

@@ -14,10 +14,12 @@ from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.storage import check_reachable
 from gcvit_flax.variants import variant_name
+from gcvit_flax.weights.checksums import checksum
 
 FOLDER_CONFIG_NAME = "config.json"
 FORMAT = "gcvit_flax model folder"
 FORMAT_VERSION = 1
+_CHECKSUM = "checksum"  # Of the whole file with this entry empty.
 _KEYS = (
     "format_version",
     "variant",
@@ -53,6 +55,7 @@ def make_folder_config(
         )
     return {
         "format": FORMAT,
+        _CHECKSUM: "",  # `folder_config_text` fills it in.
         "format_version": FORMAT_VERSION,
         "gcvit_flax_version": gcvit_flax.__version__,
         "variant": variant_name(model.config),
@@ -68,10 +71,32 @@ def make_folder_config(
 
 
 def folder_config_text(folder_config: Mapping[str, Any]) -> str:
-    """`folder_config` as JSON for people to read, with each list of numbers on one line."""
+    """`folder_config` as JSON for people to read, with its checksum and each list of numbers on one line."""
     # JSON strings contain no line breaks, so a match never begins inside a string.
     numbers = re.compile(r"\[\n[-+\d\s.,eE]+\]")
-    return numbers.sub(lambda hit: " ".join(hit.group().split()), json.dumps(folder_config, indent=2)) + "\n"
+    text = numbers.sub(lambda hit: " ".join(hit.group().split()), json.dumps(folder_config, indent=2)) + "\n"
+    return text.replace(_checksum_entry(""), _checksum_entry(checksum(text.encode())), 1)
+
+
+def _checksum_entry(value: str) -> str:
+    return f'"{_CHECKSUM}": "{value}"'
+
+
+def _check_undamaged(config_path: epath.Path, content: bytes, folder_config: Mapping[str, Any]) -> None:
+    """Raises UserError unless `content` has its checksum, or none and nothing that could be a damaged one."""
+    if _CHECKSUM in folder_config:
+        stored = str(folder_config[_CHECKSUM])
+        actual = checksum(content.replace(_checksum_entry(stored).encode(), _checksum_entry("").encode(), 1))
+        problem = None if stored == actual else f"its checksum is {actual} instead of {stored}"
+        unwanted = _CHECKSUM
+    else:
+        unwanted = ", ".join(sorted(folder_config.keys() - {*_KEYS, "format"}))
+        problem = f"it has the unknown entry {unwanted}" if unwanted else None
+    if problem:
+        raise UserError(
+            f"{config_path} is damaged or was edited by hand ({problem}): remove its entry {unwanted} to accept it as "
+            "it is, or convert or train the model again"
+        )
 
 
 def is_model_folder(folder: epath.Path) -> bool:
@@ -94,7 +119,8 @@ def read_folder_config(path: epath.PathLike) -> dict[str, Any]:
     if not folder.is_dir():
         raise UserError(f"{path} is not a model folder: no such directory; convert weights or train a model first")
     try:
-        folder_config = json.loads(config_path.read_text())
+        content = config_path.read_bytes()
+        folder_config = json.loads(content)
     except FileNotFoundError:
         raise UserError(
             f"{path} is not a model folder: it has no {FOLDER_CONFIG_NAME}; name the folder that holds one"
@@ -103,6 +129,7 @@ def read_folder_config(path: epath.PathLike) -> dict[str, Any]:
         raise UserError(f"{config_path} is not JSON ({error}): convert or train the model again") from None
     if not isinstance(folder_config, dict) or folder_config.get("format") != FORMAT:
         raise UserError(f'{config_path} is not a model folder\'s: expected "format": "{FORMAT}"; name another folder')
+    _check_undamaged(config_path, content, folder_config)
     if folder_config.get("format_version") != FORMAT_VERSION:
         raise UserError(
             f"{config_path} has format version {folder_config.get('format_version')}, but this gcvit_flax "

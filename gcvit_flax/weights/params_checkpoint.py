@@ -14,6 +14,7 @@ from orbax.checkpoint._src.serialization import tensorstore_utils  # For what Or
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError, summarize_error
 from gcvit_flax.storage import children
+from gcvit_flax.weights.checksums import find_damage, write_checksums
 from gcvit_flax.weights.tree import check_same_names_and_shapes, flatten, parameter_shapes, unflatten
 
 _REMOVALS, _REMOVAL_SECONDS = 50, 0.1  # The most attempts, and the pause between two.
@@ -44,6 +45,7 @@ def save_params(checkpoint: epath.Path, flat: Mapping[str, np.ndarray]) -> None:
     try:
         with _checkpointer() as checkpointer:
             checkpointer.save(checkpoint, args=ocp.args.PyTreeSave(unflatten(flat)))
+        write_checksums(checkpoint)
     except Exception as error:  # A full disk raises OSError here, or TensorStore's ValueError.
         _remove_unfinished(checkpoint)
         folder, reason = checkpoint.parent, summarize_error(error)
@@ -76,6 +78,12 @@ def restore_params(checkpoint: epath.Path, config: GCViTConfig) -> dict[str, np.
     """
     advice = "convert or train the model again"
     expected = parameter_shapes(config)
+    try:
+        damage = find_damage(checkpoint)
+    except FileNotFoundError:  # Another process is replacing the model.
+        damage = f"{checkpoint} is missing"
+    if damage:
+        raise UserError(f"{damage}: {advice}")
     with _checkpointer() as checkpointer:
         try:
             stored = checkpointer.metadata(checkpoint).item_metadata

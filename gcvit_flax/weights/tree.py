@@ -55,10 +55,13 @@ def _shapes(config: GCViTConfig) -> Mapping[str, jax.ShapeDtypeStruct]:
     return MappingProxyType(flatten(abstract_params(GCViT(config))))
 
 
-def check_same_names_and_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], what: str, advice: str) -> None:
+def check_same_names_and_shapes(
+    found: Mapping[str, Any], expected: Mapping[str, Any], what: str, advice: str, *, shown: int = _SHOWN
+) -> None:
     """Raises UserError unless `found` and `expected` (name -> anything with a shape) have the same names and shapes.
 
-    The error begins with `what`, lists the missing, unexpected and misshapen names, sorted, and ends with `advice`.
+    The error begins with `what`, lists the missing, unexpected and misshapen names, sorted, `shown` of each at most,
+    and ends with `advice`.
     """
     both = sorted(found.keys() & expected.keys())
     other = [
@@ -71,16 +74,16 @@ def check_same_names_and_shapes(found: Mapping[str, Any], expected: Mapping[str,
         "unexpected": sorted(found.keys() - expected.keys()),
         "of another shape": other,
     }
-    listed = "; ".join(f"{len(names)} {kind}: {listing(names)}" for kind, names in problems.items() if names)
+    listed = "; ".join(f"{len(names)} {kind}: {listing(names, shown)}" for kind, names in problems.items() if names)
     if listed:
         raise UserError(f"{what}: {listed}; {advice}")
 
 
-def listing(names: Iterable[str]) -> str:
+def listing(names: Iterable[str], shown: int = _SHOWN) -> str:
     """Names for a message, comma-separated; of many, only the first."""
     names = list(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def _shape(leaf: Any) -> tuple[int, ...]:

@@ -80,6 +80,7 @@ def test_a_checkpoint_of_another_model_or_a_damaged_one_is_named(folder):
         checkpoints.save(state_at(7))
         with pytest.raises(ValueError, match=r"checkpoint 7 in .*params/head/kernel \(5,\) instead of \(6,\)"):
             checkpoints.restore(jax.eval_shape(lambda: state_at(0, size=6)))
+    (folder / "7" / "checksums.txt").unlink()  # An earlier version's checkpoint has none.
     for path in folder.glob("7/default/d/*"):
         path.write_bytes(b"")
     with Checkpoints(folder, keep=2) as checkpoints, pytest.raises(ValueError, match="cannot be restored"):
@@ -102,9 +103,21 @@ def test_a_checkpoint_with_other_names_is_refused_in_one_sentence(folder):
         folder.rmtree()
 
 
+def test_of_many_names_the_refusal_lists_a_few(folder):
+    state = state_at(7)
+    with Checkpoints(folder, keep=1) as checkpoints:
+        checkpoints.save(state)
+    more = state.replace(params={f"layer {index}": jnp.zeros(2) for index in range(9)})
+    with Checkpoints(folder, keep=1) as checkpoints, pytest.raises(UserError) as refusal:
+        checkpoints.restore(jax.eval_shape(lambda: more))
+    assert "9 missing: params/layer 0, params/layer 1, params/layer 2 and 6 more;" in str(refusal.value)
+    assert "or choose another --workdir; --no-resume would delete that run" in str(refusal.value)
+
+
 def test_missing_metadata_is_damage_and_not_another_network(folder):
     with Checkpoints(folder, keep=1) as checkpoints:
         checkpoints.save(state_at(7))
+    (folder / "7" / "checksums.txt").unlink()  # An earlier version's checkpoint has none.
     (folder / "7" / "default" / "_METADATA").unlink()
     with Checkpoints(folder, keep=1) as checkpoints, pytest.raises(UserError, match="remove that step's folder"):
         checkpoints.restore(jax.eval_shape(lambda: state_at(0)))

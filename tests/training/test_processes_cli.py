@@ -124,6 +124,50 @@ def test_without_the_first_process_the_others_end(start_hosts, tmp_path):
     assert processes[1].returncode != 0
 
 
+def test_hosts_that_do_not_share_the_workdir_are_told(start_hosts, tmp_path):
+    (tmp_path / "third").mkdir()  # It may be there, or even hold an earlier attempt.
+    outputs = end(start_hosts(["--workdir", "first"], ["--workdir", "second"], ["--workdir", "third"]), status=1)
+    for output in outputs:
+        errors = [line for line in output.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and "do not share the workdir" in errors[0] and "process 1, 2)" in errors[0], output
+        assert "Traceback" not in output
+    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == [".lock"]
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_bug_in_one_host_ends_the_others(environment, tmp_path):
+    """A failure that is nobody's mistake: the failing process shows its traceback, and the other does not wait."""
+    script = """
+import sys
+from gcvit_flax.errors import UserError
+from gcvit_flax.training import processes
+processes.join(sys.argv[1], 2, int(sys.argv[2]))
+with processes.raising_together():
+    if processes.is_first():
+        raise KeyError("a bug")
+"""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:{1}".format(*free.getsockname())
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, address, str(number)],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    try:
+        first, second = end(started, status=1)
+    finally:
+        for process in started:
+            process.kill()
+    assert "KeyError: 'a bug'" in first and "process 0 failed" in second
+
+
 def test_a_host_that_fails_ends_the_others(start_hosts):
     first, second = end(start_hosts([], ["--data", "folder:nowhere"]), status=1)
     assert "error: nowhere is not a folder" in second

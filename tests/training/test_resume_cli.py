@@ -1,6 +1,7 @@
 """Stopping, going on and starting from a model, through the real command line."""
 
 import dataclasses
+import json
 import random
 import shutil
 import signal
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 from small import TINY, TRAIN, read_metrics
 
+from gcvit_flax import train
 from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.model.init import init_params
+from gcvit_flax.training.loop import TrainingRun
 from gcvit_flax.training.setup import build_model
 from gcvit_flax.training.train_config import TrainConfig
 from gcvit_flax.weights.model_folder import load_model, read_folder, save_model
@@ -77,6 +80,43 @@ def test_sigterm_saves_and_the_run_goes_on(run_command, finetune, environment, t
     run_command(*finetune, "--epochs", "400", "--max-steps", step + 2)
     assert metrics.read_text().splitlines(keepends=True) == [*lines, evaluation]
     assert (metrics.parent / "model").is_dir()
+
+
+def test_memory_options_and_the_place_of_the_data_may_change(run_command, finetune, photos, tmp_path):
+    exact = ["--dropout-rate", "0", "--max-steps"]  # Each part of a batch has its own dropout masks.
+    run_command(*finetune, *exact, "6", "--workdir", "whole")
+    run_command(*finetune, *exact, "1")
+    moved = shutil.copytree(photos, tmp_path / "moved")
+    run_command(*finetune, *exact, "2", "--data", f"folder:{moved}")
+    run_command(*finetune, *exact, "3", "--remat")
+    run_command(*finetune, *exact, "6", "--accumulation-steps", "2")
+    workdir = tmp_path / "runs" / "finetune"
+    saved = json.loads((workdir / "config.json").read_text())
+    assert saved["accumulation_steps"] == 2 and not saved["remat"] and saved["data"] == f"folder:{photos}"
+    losses, expected = (
+        [record["train_loss"] for record in read_metrics(folder) if "train_loss" in record]
+        for folder in (workdir, tmp_path / "whole")
+    )
+    assert len(losses) == 6
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    next((moved / "train" / "red_things").glob("*.jpg")).unlink()
+    process = run_command(*finetune, *exact, "7", "--data", f"folder:{moved}", status=1)
+    assert "training_examples was 24 and is now 23" in process.stderr
+    assert f"use the same options (--data folder:{photos} as it was) or another --workdir" in process.stderr
+
+
+def test_the_new_memory_options_are_really_used(tmp_path, monkeypatch, finetune, run_command):
+    """The resumed run's model and step are built with them, as the saved config.json is from before."""
+    run_command(*finetune, "--max-steps", "1")
+    monkeypatch.chdir(tmp_path)
+    built = []
+
+    def stop(run, *_):
+        built.append((run.model.remat, run.config.accumulation_steps))
+
+    monkeypatch.setattr(TrainingRun, "execute", stop)
+    train.main([*map(str, finetune[1:]), "--remat", "--accumulation-steps", "2"])
+    assert built == [(True, 2)]
 
 
 def test_the_head_alone_learns_other_classes_from_a_model(run_command, finetune, photos, tmp_path):

@@ -28,6 +28,14 @@ def test_a_run_goes_on_with_the_same_facts_alone(workdir):
         run_to_resume(workdir, {"seed": 2, "depths": (1, 2), "workers": 0}, frozenset(), resume=True)
 
 
+@pytest.mark.parametrize("content", [b'{"seed"', b"\xff\xfe", b"[1, 2]"])
+def test_a_damaged_config_is_named(workdir, content):
+    start(workdir, {"seed": 1})
+    (workdir / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config.json is damaged \(.+\): choose another --workdir; --no-resume would"):
+        run_to_resume(workdir, {"seed": 1}, frozenset(), resume=True)
+
+
 def test_a_run_that_trained_nothing_gives_way(workdir):
     start(workdir, {"seed": 1}, checkpoint=False)
     (workdir / "checkpoints" / "5.orbax-checkpoint-tmp-17").mkdir(parents=True)  # As a crash in a save leaves it.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from small import full_disk
+from small import flips, full_disk
 
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.errors import UserError
@@ -106,7 +106,7 @@ def test_a_failure_leaves_the_old_folder(saved, micro, monkeypatch, failing, ass
     if failing == "save":
         monkeypatch.setattr(ocp.Checkpointer, "save", fail)
     else:
-        monkeypatch.setattr(model_folder.epath.Path("/").__class__, "replace", fail)
+        monkeypatch.setattr(model_folder, "replace_text", fail)
     error = UserError if failing == "save" else OSError
     with pytest.raises(error, match="disk full"):
         save_model(saved, micro[0], jax.tree.map(lambda leaf: 2 * leaf, micro[1]))
@@ -173,6 +173,7 @@ def test_parameters_that_do_not_fit_are_not_saved(tmp_path, micro):
 
 def _edit_config(folder, **changes):
     folder_config = json.loads((folder / "config.json").read_text())
+    del folder_config["checksum"]
     (folder / "config.json").write_text(json.dumps(folder_config | changes))
 
 
@@ -212,10 +213,59 @@ def test_a_checkpoint_of_another_network_is_refused(saved):
     assert "unexpected: levels_1/blocks_1/attn/proj/bias, levels_1/blocks_1/attn/proj/kernel" in str(error.value)
 
 
+def test_any_flipped_byte_is_found_and_its_file_is_named(saved):
+    for name, content in flips(saved, 50):
+        whole = (saved / name).read_bytes()
+        (saved / name).write_bytes(content)
+        with pytest.raises(UserError) as error:
+            load_model(saved)
+        assert str(error.value).startswith(str(saved / name)), str(error.value)
+        assert "\n" not in str(error.value)
+        (saved / name).write_bytes(whole)
+    load_model(saved)
+
+
+def test_an_added_or_missing_file_is_named(saved):
+    (checkpoint,) = saved.glob("params-*")
+    (checkpoint / "d" / "more").touch()
+    with pytest.raises(UserError, match=r"params-.*/d/more has been added: convert or train the model again"):
+        load_model(saved)
+    (checkpoint / "d" / "more").unlink()
+    (checkpoint / "manifest.ocdbt").unlink()
+    with pytest.raises(UserError, match=r"params-.*/manifest.ocdbt is missing: convert or train the model again"):
+        load_model(saved)
+
+
+def test_a_config_that_was_edited_by_hand_is_accepted_without_its_checksum(saved):
+    path = saved / "config.json"
+    text = path.read_text().replace('"class 1"', '"cat"')
+    path.write_text(text)
+    with pytest.raises(
+        UserError, match=r"edited by hand \(its checksum is .*\): remove its entry checksum to accept it"
+    ):
+        load_model(saved)
+    lines = text.splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if '"checksum"' not in line))
+    load_model(saved)
+    assert read_folder_config(saved)["class_names"][1] == "cat"
+    path.write_text(text.replace('"checksum"', '"checkrum"'))  # As a flipped bit leaves it.
+    with pytest.raises(UserError, match=r"it has the unknown entry checkrum\)"):
+        load_model(saved)
+
+
+def test_a_folder_of_a_version_without_checksums_is_loaded(saved, micro, assert_same_tree):
+    (checksums,) = saved.glob("params-*/checksums.txt")
+    checksums.unlink()
+    _edit_config(saved)
+    assert_same_tree(load_model(saved)[1], micro[1])
+
+
 # TensorStore's failed reads finish after Orbax has closed its event loop.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("pattern", ["ocdbt.process_0/d/*", "manifest.ocdbt", "_METADATA"])
 def test_missing_or_damaged_parameters_are_refused(saved, pattern):
+    (checksums,) = saved.glob("params-*/checksums.txt")
+    checksums.unlink()  # An earlier version's folder has none.
     for path in saved.glob(f"params-*/{pattern}"):
         path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(UserError, match="is missing or damaged"):
