@@ -94,7 +94,9 @@ def test_a_damaged_score_of_an_older_one_is_found_before_it_is_read(folder, capl
     assert "1/metrics/metrics is damaged" in caplog.text and (folder / "1.damaged").exists()
 
 
-@pytest.mark.parametrize("names", [["metrics/metrics"], ["checksums.txt"], ["default/_METADATA", "default/_sharding"]])
+@pytest.mark.parametrize(
+    "names", [["metrics/metrics"], ["checksums.txt"], ["default/_METADATA", "default/manifest.ocdbt"]]
+)
 def test_an_older_one_of_which_kill_has_left_a_part_is_no_damage(folder, names, caplog):
     for name in names:
         (folder / "1" / name).unlink()
