@@ -24,7 +24,7 @@ def folder(tmp_path) -> epath.Path:
     folder = epath.Path(tmp_path) / "checkpoints"
     with Checkpoints(folder, keep=3) as checkpoints:
         for step in (1, 2, 3):
-            checkpoints.save(state_at(step), score=1 / step)
+            checkpoints.save(state_at(step))
     return folder
 
 
@@ -45,7 +45,7 @@ def flip(path: epath.Path, position: int = 0) -> None:
 def test_any_flipped_byte_is_found_and_the_run_goes_on_from_before(folder, caplog, tmp_path):
     whole = shutil.copytree(folder, tmp_path / "whole")
     names = {path.name for path in (whole / "3").rglob("*")}
-    assert {"_METADATA", "_CHECKPOINT_METADATA", "checksums.txt", "commit_success.txt", "metrics"} <= names
+    assert {"_METADATA", "_CHECKPOINT_METADATA", "checksums.txt", "commit_success.txt"} <= names
     for path, content in flips(whole / "3", 50):
         folder.rmtree()
         shutil.copytree(whole, folder)
@@ -70,7 +70,8 @@ def test_a_step_that_was_set_aside_is_saved_again_and_kept(folder):
         flip(folder / "3" / "checksums.txt")
         with Checkpoints(folder, keep=2) as checkpoints:
             assert checkpoints.latest_step == 2
-            checkpoints.save(state_at(3), score=0.0)
+            checkpoints.best_step = 1
+            checkpoints.save(state_at(3))
         assert restored_step(folder) == 3
         assert (folder / name / "checksums.txt").exists()
     assert {path.name for path in folder.iterdir()} == {"1", "2", "3", "3.damaged", "3.damaged-2"}
@@ -88,13 +89,13 @@ def test_without_a_whole_one_nothing_is_moved(folder):
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_a_damaged_score_of_an_older_one_is_found_before_it_is_read(folder, caplog):
-    (folder / "1" / "metrics" / "metrics").write_bytes(b"{")
+def test_damage_to_the_description_of_an_older_one_is_found_before_it_is_read(folder, caplog):
+    (folder / "1" / "_CHECKPOINT_METADATA").write_bytes(b"{")
     assert restored_step(folder) == 3
-    assert "1/metrics/metrics is damaged" in caplog.text and (folder / "1.damaged").exists()
+    assert "1/_CHECKPOINT_METADATA is damaged" in caplog.text and (folder / "1.damaged").exists()
 
 
-@pytest.mark.parametrize("names", [["metrics/metrics"], ["checksums.txt"], ["default/_METADATA", "default/_sharding"]])
+@pytest.mark.parametrize("names", [["checksums.txt"], ["default/_METADATA", "default/manifest.ocdbt"]])
 def test_an_older_one_of_which_kill_has_left_a_part_is_no_damage(folder, names, caplog):
     for name in names:
         (folder / "1" / name).unlink()
@@ -122,7 +123,7 @@ def test_killed_at_any_moment_of_a_save_leaves_a_whole_checkpoint(folder, tmp_pa
     for name in ("write_before_commit", "add_after_commit"):
         monkeypatch.setattr(checkpoints_module, name, copying(getattr(checkpoints_module, name)))
     with Checkpoints(folder, keep=2) as checkpoints:
-        checkpoints.save(state_at(4), score=0.0)
+        checkpoints.save(state_at(4))
     monkeypatch.undo()
     assert [restored_step(copy) for copy in copies] == [3, 3, 4, 4]
     flip(copies[2] / "4" / "default" / "manifest.ocdbt")  # Committed, and only a part of the checksums is there.

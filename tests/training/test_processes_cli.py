@@ -19,20 +19,16 @@ EVERYTHING = [
 
 
 @pytest.fixture
-def start_hosts(finetune, environment, tmp_path):
-    """Starts train.py with other options on each of several hosts, which find each other."""
+def start_python(environment, tmp_path):
+    """Starts Python with each of several argument lists, and kills at the end what still runs."""
     processes = []
 
-    def start(*options_of_hosts) -> list[subprocess.Popen]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = "127.0.0.1:{1}".format(*free.getsockname())
-        started = []
-        for number, options in enumerate(options_of_hosts):
-            hosts = ["--coordinator", address, "--num-processes", len(options_of_hosts), "--process-id", number]
-            command = [sys.executable, *map(str, [*finetune, *EVERYTHING, "2", *hosts, *options])]
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes))
+    def start(*commands) -> list[subprocess.Popen]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+        started = [
+            subprocess.Popen([sys.executable, *map(str, command)], cwd=tmp_path, env=environment, **pipes)
+            for command in commands
+        ]
         processes.extend(started)
         return started
 
@@ -40,6 +36,38 @@ def start_hosts(finetune, environment, tmp_path):
     for process in processes:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return "127.0.0.1:{1}".format(*free.getsockname())
+
+
+@pytest.fixture
+def start_hosts(finetune, start_python):
+    """Starts train.py with other options on each of several hosts, which find each other."""
+
+    def start(*options_of_hosts) -> list[subprocess.Popen]:
+        hosts = ["--coordinator", free_address(), "--num-processes", len(options_of_hosts), "--process-id"]
+        commands = [[*finetune, *EVERYTHING, "2", *hosts, number] for number in range(len(options_of_hosts))]
+        return start_python(
+            *([*command, *options] for command, options in zip(commands, options_of_hosts, strict=True))
+        )
+
+    return start
+
+
+@pytest.fixture
+def start_scripts(start_python):
+    """Starts a script on two hosts that have found each other."""
+
+    def start(script: str) -> list[subprocess.Popen]:
+        address = free_address()
+        join = "from gcvit_flax.training import processes\nprocesses.join({!r}, 2, {})\n"
+        return start_python(*(["-c", join.format(address, number) + script] for number in range(2)))
+
+    return start
 
 
 def end(processes: list[subprocess.Popen], status: int = 0) -> list[str]:
@@ -135,37 +163,50 @@ def test_hosts_that_do_not_share_the_workdir_are_told(start_hosts, tmp_path):
     assert not (tmp_path / "second").exists()
 
 
-def test_a_bug_in_one_host_ends_the_others(environment, tmp_path):
+def test_a_bug_in_one_host_ends_the_others(start_scripts):
     """A failure that is nobody's mistake: the failing process shows its traceback, and the other does not wait."""
-    script = """
-import sys
-from gcvit_flax.errors import UserError
-from gcvit_flax.training import processes
-processes.join(sys.argv[1], 2, int(sys.argv[2]))
+    first, second = end(
+        start_scripts("""
 with processes.raising_together():
     if processes.is_first():
         raise KeyError("a bug")
-"""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:{1}".format(*free.getsockname())
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, address, str(number)],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    try:
-        first, second = end(started, status=1)
-    finally:
-        for process in started:
-            process.kill()
+"""),
+        status=1,
+    )
     assert "KeyError: 'a bug'" in first and "process 0 failed" in second
+
+
+def test_hosts_agree_on_the_checkpoint_before_a_damaged_one(start_scripts, tmp_path):
+    script = """
+import jax, numpy as np
+from etils import epath
+from gcvit_flax.training.checkpoints import Checkpoints
+from gcvit_flax.training.steps import TrainState
+
+def state_at(step):
+    return TrainState(np.int32(step), None, {"kernel": np.full(50, step, np.float32)}, None, {}, None)
+
+folder = epath.Path("checkpoints").absolute()
+with Checkpoints(folder, keep=3) as checkpoints:
+    for step in (1, 2, 3):
+        checkpoints.save(state_at(step))
+processes.wait_for_all("saved")
+if processes.is_first():
+    (folder / "3" / "default" / "manifest.ocdbt").write_bytes(b"")
+processes.wait_for_all("damaged")
+with Checkpoints(folder, keep=3) as checkpoints:
+    state = checkpoints.restore(jax.eval_shape(lambda: state_at(0)))
+    print("restored", state.step, state.params["kernel"].mean())
+    checkpoints.save(state_at(3))
+with Checkpoints(folder, keep=3) as checkpoints:
+    print("then", checkpoints.latest_step)
+"""
+    first, second = end(start_scripts(script))
+    for output in (first, second):
+        assert "restored 2 2.0" in output and "then 3" in output
+    assert first.count("manifest.ocdbt is damaged") == 1 and "damaged" not in second
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2", "3", "3.damaged"]
+    assert all((tmp_path / "checkpoints" / step / "checksums.txt").exists() for step in "123")
 
 
 def test_a_host_that_fails_ends_the_others(start_hosts):

@@ -82,6 +82,23 @@ def test_sigterm_saves_and_the_run_goes_on(run_command, finetune, environment, t
     assert (metrics.parent / "model").is_dir()
 
 
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(run_command, finetune, tmp_path):
+    checkpoints = tmp_path / "runs" / "finetune" / "checkpoints"
+    run_command(*finetune, "--max-steps", "2", "--save-every", "1")
+    damaged = checkpoints / "2" / "default" / "_METADATA"
+    damaged.write_bytes(damaged.read_bytes().replace(b"params", b"qarams", 1))
+    process = run_command(*finetune, "--max-steps", "2", "--save-every", "1")
+    warning = f"{damaged} is damaged: the checkpoint is now 2.damaged, and the run goes on from step 1"
+    assert sum(line.endswith(warning) for line in process.stderr.splitlines()) == 1
+    assert "run: steps 2 to 2 of" in process.stdout
+    assert [record["step"] for record in read_metrics(checkpoints.parent) if "train_loss" in record] == [1, 2]
+    for step in ("1", "2"):
+        (checkpoints / step / "commit_success.txt").unlink()
+    process = run_command(*finetune, "--max-steps", "3", status=1)
+    assert process.stderr.startswith("error: no checkpoint in ") and process.stderr.count("\n") == 1
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["1", "2", "2.damaged"]
+
+
 def test_memory_options_and_the_place_of_the_data_may_change(run_command, finetune, photos, tmp_path):
     exact = ["--dropout-rate", "0", "--max-steps"]  # Each part of a batch has its own dropout masks.
     run_command(*finetune, *exact, "6", "--workdir", "whole")
