@@ -1,7 +1,6 @@
 """Stops at chosen moments: nothing is lost, nothing is left out, and done means evaluated."""
 
 import contextlib
-import os
 import signal
 
 import numpy as np
@@ -90,22 +89,22 @@ def test_what_was_trained_is_saved_when_the_input_fails(train, tmp_path, monkeyp
 def test_signals_are_recorded_and_interrupt_a_wait(capfd):
     with StopSignals() as signals:
         assert not signals.reached()
-        os.kill(os.getpid(), signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
         assert signals.reached() and signals.name == "SIGHUP"
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         assert signals.reached() and signals.name == "SIGHUP"
         with pytest.raises(StopRequested), signals.interrupting():
             raise AssertionError("a signal had come before the wait")
     with StopSignals() as signals:
         with pytest.raises(StopRequested), signals.interrupting():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             signal.pause()
         with contextlib.suppress(StopRequested), signals.interrupting():
             pass
-        os.kill(os.getpid(), signal.SIGTERM)  # No wait, no exception.
+        signal.raise_signal(signal.SIGTERM)  # No wait, no exception.
     with StopSignals(), pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
     assert capfd.readouterr().err.count("Ctrl-C again ends it at once") == 1
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
@@ -115,7 +114,7 @@ def test_what_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignals() as signals:
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
             assert not signals.reached()
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
