@@ -35,7 +35,7 @@ test-timm: $(INSTALLED) $(TIMM)/.installed
 
 # Runs and models in Cloud Storage, on a server of this machine.
 test-gcs: $(GCS)/.installed
-	$(GCS)/bin/python -m pytest -q -m "gcs and not soak"
+	$(GCS)/bin/python -m pytest -q -m gcs tests/gcs
 
 # .pre-commit-config.yaml has the same commands.
 lint: $(INSTALLED)

@@ -10,4 +10,4 @@ class UserError(ValueError):
 def summarize_error(error: Exception) -> str:
     """The first line of an error's message, or its type: for the inside of a sentence."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return re.sub(r" \[\w+='.*", "", line)  # TensorStore ends its messages with [name='value'] of everything.
+    return re.sub(r" \[[\w ]+='.*", "", line)  # TensorStore ends its messages with [name='value'] of everything.
