@@ -17,7 +17,7 @@ from small import flips, full_disk
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT, create_model
-from gcvit_flax.weights import model_folder
+from gcvit_flax.weights import checksums, model_folder
 from gcvit_flax.weights.folder_config import read_folder_config
 from gcvit_flax.weights.model_folder import load_model, save_model
 from gcvit_flax.weights.tree import flatten, unflatten
@@ -78,16 +78,17 @@ def test_saving_again_replaces_the_whole_folder(saved, micro, assert_same_tree):
     assert_same_tree(load_model(saved)[1], doubled)
 
 
-def test_a_folder_that_is_saved_again_while_it_is_read(saved, micro, monkeypatch, assert_same_tree):
+@pytest.mark.parametrize(("module", "name"), [(model_folder, "restore_params"), (checksums, "_files")])
+def test_a_folder_that_is_saved_again_while_it_is_read(saved, micro, monkeypatch, assert_same_tree, module, name):
     doubled = jax.tree.map(lambda leaf: 2 * leaf, micro[1])
-    restore = model_folder.restore_params
+    function = getattr(module, name)
 
-    def restore_late(*arguments):
+    def call_late(*arguments):
         monkeypatch.undo()
         save_model(saved, micro[0], doubled)
-        return restore(*arguments)
+        return function(*arguments)
 
-    monkeypatch.setattr(model_folder, "restore_params", restore_late)
+    monkeypatch.setattr(module, name, call_late)
     assert_same_tree(load_model(saved)[1], doubled)
 
 
@@ -254,8 +255,8 @@ def test_a_config_that_was_edited_by_hand_is_accepted_without_its_checksum(saved
 
 
 def test_a_folder_of_a_version_without_checksums_is_loaded(saved, micro, assert_same_tree):
-    (checksums,) = saved.glob("params-*/checksums.txt")
-    checksums.unlink()
+    (listed,) = saved.glob("params-*/checksums.txt")
+    listed.unlink()
     _edit_config(saved)
     assert_same_tree(load_model(saved)[1], micro[1])
 
@@ -264,8 +265,8 @@ def test_a_folder_of_a_version_without_checksums_is_loaded(saved, micro, assert_
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("pattern", ["ocdbt.process_0/d/*", "manifest.ocdbt", "_METADATA"])
 def test_missing_or_damaged_parameters_are_refused(saved, pattern):
-    (checksums,) = saved.glob("params-*/checksums.txt")
-    checksums.unlink()  # An earlier version's folder has none.
+    (listed,) = saved.glob("params-*/checksums.txt")
+    listed.unlink()  # An earlier version's folder has none.
     for path in saved.glob(f"params-*/{pattern}"):
         path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(UserError, match="is missing or damaged"):
