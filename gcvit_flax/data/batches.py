@@ -95,15 +95,14 @@ def _batches(load: Callable[[int], Example], total: int, batch_size: int, worker
     examples = grain.MapDataset.range(total).map(load)
     if not workers:  # Threads share the work example by example.
         ahead = _PREFETCHED_BATCHES * batch_size
-        return examples.to_iter_dataset(_read_options(ahead)).batch(batch_size)
+        options = grain.ReadOptions(num_threads=min(ahead, _READ_THREADS), prefetch_buffer_size=ahead)
+        return examples.to_iter_dataset(options).batch(batch_size)
     absl.flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, which nobody has parsed here.
     # Grain deals out elements to the workers, so the elements must be whole batches.
-    batches = examples.batch(batch_size).to_iter_dataset(_read_options(_PREFETCHED_BATCHES))
+    # One thread each: more would wait for one another in Python, which costs a seventh of the processor's time.
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCHED_BATCHES)
+    batches = examples.batch(batch_size).to_iter_dataset(options)
     return batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-
-
-def _read_options(ahead: int) -> grain.ReadOptions:
-    return grain.ReadOptions(num_threads=min(ahead, _READ_THREADS), prefetch_buffer_size=ahead)
 
 
 def _load_readable(

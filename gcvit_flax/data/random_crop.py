@@ -3,11 +3,12 @@
 import math
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags
 from PIL.JpegImagePlugin import JpegImageFile
 
 from gcvit_flax.config import Size
 from gcvit_flax.data.decode import ImageSource, open_image, to_rgb
+from gcvit_flax.data.resize import resize_crop
 
 _LOG_ASPECTS = (math.log(3 / 4), math.log(4 / 3))
 
@@ -35,7 +36,7 @@ def random_resized_crop(
     x = (image.width - full_size[0] / factor) * (orientation in (2, 3, 6, 7))
     y = (image.height - full_size[1] / factor) * (orientation in (3, 4, 7, 8))
     box = (left / factor + x, top / factor + y, right / factor + x, bottom / factor + y)
-    return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, box=box))
+    return resize_crop(image, box, size)
 
 
 def _reduce(image: JpegImageFile, at_most: float) -> int:
