@@ -8,7 +8,7 @@ from pathlib import Path
 from gcvit_flax.errors import UserError
 
 # Installed by the extra [train].
-_TRAINING_LIBRARIES = ("optax", "grain", "tensorflow_datasets", "array_record", "tyro", "tensorboardX")
+_TRAINING_LIBRARIES = ("optax", "grain", "tensorflow_datasets", "array_record", "tyro", "tensorboardX", "simplejpeg")
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
