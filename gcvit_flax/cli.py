@@ -12,7 +12,7 @@ from gcvit_flax.errors import UserError
 from gcvit_flax.storage import explain, is_store_error
 
 # Installed by the extra [train].
-_TRAINING_LIBRARIES = ("optax", "grain", "tensorflow_datasets", "array_record", "tyro", "tensorboardX")
+_TRAINING_LIBRARIES = ("optax", "grain", "tensorflow_datasets", "array_record", "tyro", "tensorboardX", "simplejpeg")
 
 
 def run_cli(main: Callable[[], int | None]) -> None:

@@ -26,3 +26,22 @@ def test_compare_says_how_to_install_a_peer(run_command):
 def test_compare_refuses_no_rounds(run_command):
     done = run_command(*SMALL_RUN, "--rounds", "0", PYTHONPATH=str(ROOT), status=1)
     assert "--rounds" in done.stderr
+
+
+def test_compare_input_reports_ours(run_command, photos):
+    small = ["--images", photos / "train", "--image-size", "32", "--batch", "2", "--workers", "1", "--seconds", "0.1"]
+    command = ["-m", "benchmarks.compare_input", *small, "--rounds", "2", "--sides", "ours"]
+    lines = run_command(*command, PYTHONPATH=str(ROOT)).stdout.splitlines()
+    assert (
+        len(lines) == 3
+        and lines[0].startswith("1 ours: ")
+        and lines[-1].endswith("ours is 1.00 times as fast per core")
+    )
+    done = run_command(*command, "torchvision", "--peers", "/bin/false", PYTHONPATH=str(ROOT), status=1)
+    assert "pip install" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_many_files_reports_what_workers_get(run_command):
+    done = run_command("-m", "benchmarks.many_files", "--images", "3000", "--workers", "1", PYTHONPATH=str(ROOT))
+    assert "2000 + 1000 images opened in " in done.stdout and "worker 0: " in done.stdout
+    assert "sent to each worker: 0.0" in done.stdout

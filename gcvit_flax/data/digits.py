@@ -14,4 +14,4 @@ def open_digits(val_fraction: float) -> Dataset:
         images, labels = arrays["images"], arrays["labels"].astype(np.int64)
     images = (images.astype(np.float32) * (255 / 16)).round().astype(np.uint8)  # Gray levels are 0..16.
     examples = ListSource(images, labels, [f"digit {i}" for i in range(len(labels))])
-    return hold_out(examples, tuple("0123456789"), val_fraction)
+    return hold_out(examples, labels, tuple("0123456789"), val_fraction)

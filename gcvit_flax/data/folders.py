@@ -1,14 +1,46 @@
 """Data sets that are folders of images, one folder per class."""
 
+import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
 
-from gcvit_flax.data.image_files import is_image_file
-from gcvit_flax.data.sources import TRAIN, Dataset, ListSource, hold_out
+from gcvit_flax.data.decode import ImageSource
+from gcvit_flax.data.image_files import images_below
+from gcvit_flax.data.shared_array import SharedArray
+from gcvit_flax.data.sources import TRAIN, Dataset, hold_out
 from gcvit_flax.errors import UserError
 
 _VALIDATION_FOLDERS = ("val", "test")  # The first that exists is used.
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSource:
+    """The image files of one folder per class, in the order of the classes.
+
+    Millions of names are kept in one buffer: their bytes, which need not be text, each with a zero behind. Image i's
+    begins at starts[i], and class c's images begin at firsts[c]; both have one more entry for the end.
+    """
+
+    folders: tuple[str, ...]
+    firsts: np.ndarray
+    names: SharedArray
+    starts: SharedArray
+
+    def __len__(self) -> int:
+        return len(self.starts.array) - 1
+
+    def __getitem__(self, index: int) -> tuple[ImageSource, int, str]:
+        label = int(np.searchsorted(self.firsts, index, side="right")) - 1
+        start, end = self.starts.array[index : index + 2]
+        path = os.path.join(self.folders[label], os.fsdecode(self.names.array[start : end - 1].tobytes()))
+        return path, label, path
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels of all images, int64 (n,)."""
+        return np.repeat(np.arange(len(self.folders)), np.diff(self.firsts))
 
 
 def open_folder(root: Path, val_fraction: float, split: str | None) -> Dataset:
@@ -34,24 +66,25 @@ def open_folder(root: Path, val_fraction: float, split: str | None) -> Dataset:
     train = _list_images(train_root, class_names)
     if held_out:
         return Dataset(train, _list_images(held_out[0], class_names), class_names)
-    return hold_out(train, class_names, val_fraction)
+    return hold_out(train, train.labels, class_names, val_fraction)
 
 
-def _list_images(root: Path, class_names: tuple[str, ...]) -> ListSource:
+def _list_images(root: Path, class_names: tuple[str, ...]) -> FolderSource:
     unknown = sorted({*_class_names(root)} - {*class_names})
     if unknown:
         raise UserError(f"{root} has classes that the training data lacks: {', '.join(unknown)}; remove or rename them")
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(class_names):
-        folder = root / name
-        images = [path for path in _list_folder(folder) if is_image_file(path)]
+    names, counts = [], []
+    for folder in (root / name for name in class_names):
+        images = [*images_below(str(folder))]
         if not images:
             found = "holds no images" if folder.is_dir() else "is missing"
             raise UserError(f"class folder {folder} {found}: add some images, or remove the class")
-        paths += images
-        labels += [label] * len(images)
-    return ListSource(paths, np.array(labels), [str(path) for path in paths])
+        names.append(b"".join(os.fsencode(image) + b"\0" for image in images))
+        counts.append(len(images))
+    buffer = np.frombuffer(b"".join(names), np.uint8)
+    starts = np.concatenate([[0], np.flatnonzero(buffer == 0) + 1])
+    folders = tuple(str(root / name) for name in class_names)
+    return FolderSource(folders, np.cumsum([0, *counts]), SharedArray(buffer), SharedArray(starts))
 
 
 def _class_names(root: Path) -> tuple[str, ...]:

@@ -1,9 +1,10 @@
 """The image files that a command line names: by file, folder, pattern or list."""
 
+import functools
 import glob
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -30,7 +31,7 @@ def find_images(inputs: Sequence[str]) -> list[str]:
             found = [os.fsdecode(line) for line in sys.stdin.buffer.read().splitlines() if line.strip()]
             complaint = "standard input is empty: write the path of one image on each line"
         elif os.path.isdir(item):
-            found = _images_below(item)
+            found = [str(path) for name in images_below(item) if (path := Path(item, name)).is_file()]
             complaint = f"{item} holds no images: name image files, or a folder that has some"
         elif glob.has_magic(item) and not os.path.exists(item):
             found = sorted(path for path in glob.glob(item, recursive=True) if os.path.isfile(path))
@@ -43,16 +44,41 @@ def find_images(inputs: Sequence[str]) -> list[str]:
     return paths
 
 
-def _images_below(folder: str) -> list[str]:
-    """All image files below `folder`, sorted, without those in hidden folders."""
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [path for name in names if is_image_file(path := Path(parent, name))]
-    return [str(path) for path in sorted(found) if path.is_file()]
+def images_below(folder: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+    """The sorted paths, relative to `folder`, of all image files below it: none if it is not a folder, or no longer.
+
+    Links are followed. Hidden files and folders are left out, and so is a folder that leads back to one that it is in:
+    `above` has their devices and inodes.
+    """
+    try:
+        status = os.stat(folder)
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if _is_folder(entry):
+            yield from (f"{entry.name}/{path}" for path in images_below(entry.path, above | {identity}))
+        elif _is_image_name(entry.name):
+            yield entry.name
 
 
-def is_image_file(path: Path) -> bool:
-    """Whether a file is not hidden and has the name extension of a format that Pillow can read."""
-    kind = Image.registered_extensions().get(path.suffix.lower())  # Registers all of Pillow's formats.
-    return kind in Image.OPEN and kind not in _UNREADABLE_FORMATS and not path.name.startswith(".")
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder or a link to one; a link to itself is not, where `entry.is_dir()` raises."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _is_image_name(name: str) -> bool:
+    """Whether a file's name has the extension of a format that Pillow can read."""
+    return os.path.splitext(name)[1].lower() in _extensions()
+
+
+@functools.cache
+def _extensions() -> frozenset[str]:
+    kinds = Image.registered_extensions()  # Registers all of Pillow's formats.
+    return frozenset(ext for ext, kind in kinds.items() if kind in Image.OPEN and kind not in _UNREADABLE_FORMATS)

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from gcvit_flax.data.decode import ImageSource
+from gcvit_flax.data.shared_array import SharedArray
 from gcvit_flax.errors import UserError
 
 TRAIN = "train"
@@ -25,7 +26,7 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ListSource:
-    """Examples in a list: arrays, or the paths of image files."""
+    """Examples in a list."""
 
     images: Sequence[ImageSource]
     labels: np.ndarray
@@ -37,9 +38,19 @@ class ListSource:
     def __getitem__(self, index: int) -> tuple[ImageSource, int, str]:
         return self.images[index], int(self.labels[index]), self.names[index]
 
-    def take(self, indices: np.ndarray) -> "ListSource":
-        """The examples at `indices`."""
-        return ListSource([self.images[i] for i in indices], self.labels[indices], [self.names[i] for i in indices])
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """The examples of `source` at `indices` (n,)."""
+
+    source: Source
+    indices: SharedArray
+
+    def __len__(self) -> int:
+        return len(self.indices.array)
+
+    def __getitem__(self, index: int) -> tuple[ImageSource, int, str]:
+        return self.source[int(self.indices.array[index])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,19 +62,22 @@ class Dataset:
     class_names: tuple[str, ...]
 
 
-def hold_out(examples: ListSource, class_names: tuple[str, ...], fraction: float) -> Dataset:
+def hold_out(source: Source, labels: np.ndarray, class_names: tuple[str, ...], fraction: float) -> Dataset:
     """Splits off a random `fraction` of every class, and at least one example, with a fixed seed.
+
+    `labels` (n,) are those of `source`, in its order.
 
     Raises:
       UserError: (a ValueError) a class with a single example.
     """
     rng = np.random.default_rng(SPLIT_SEED)
-    held_out = np.zeros(len(examples), bool)
-    for label, name in enumerate(class_names):
-        members = np.flatnonzero(examples.labels == label)
+    held_out = np.zeros(len(source), bool)
+    by_label = np.argsort(labels, kind="stable")
+    classes = np.split(by_label, np.searchsorted(labels[by_label], np.arange(1, len(class_names))))
+    for members, name in zip(classes, class_names, strict=True):
         if len(members) < 2:
             raise UserError(f"class {name!r} has one image: to hold some out for validation it needs at least two")
         count = min(max(1, round(fraction * len(members))), len(members) - 1)
         held_out[rng.permutation(members)[:count]] = True
-    train, validation = (examples.take(np.flatnonzero(mask)) for mask in (~held_out, held_out))
+    train, validation = (Subset(source, SharedArray(np.flatnonzero(mask))) for mask in (~held_out, held_out))
     return Dataset(train, validation, class_names)

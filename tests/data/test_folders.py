@@ -1,3 +1,5 @@
+import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -6,7 +8,13 @@ import pytest
 from PIL import Image
 
 from gcvit_flax.data.datasets import open_data
+from gcvit_flax.data.sources import SPLIT_SEED, Source
 from gcvit_flax.errors import UserError
+
+
+def examples(source: Source) -> list[tuple[Path, int]]:
+    """The path and the label of each example."""
+    return [(Path(source[index][0]), source[index][1]) for index in range(len(source))]
 
 
 def test_the_three_folder_layouts(photos, tmp_path):
@@ -19,16 +27,31 @@ def test_the_three_folder_layouts(photos, tmp_path):
     for layout in ("a", "b"):
         data = open_data(f"folder:{tmp_path / layout}", 0.25)
         assert (len(data.train), len(data.validation)) == (18, 6)
-        assert np.bincount(data.validation.labels).tolist() == [2, 2, 2]
-        assert not set(data.train.names) & set(data.validation.names)
+        assert np.bincount([label for _, label in examples(data.validation)]).tolist() == [2, 2, 2]
+        assert not {*examples(data.train)} & {*examples(data.validation)}
 
     shutil.move(tmp_path / "a" / "train", tmp_path / "a" / "test")
     assert len(open_data(f"folder:{tmp_path / 'a'}").validation) == 24
 
 
-def test_the_held_out_part_does_not_change(photos):
-    names = [open_data(f"folder:{photos / 'train'}", 0.25).validation.names for _ in range(2)]
-    assert names[0] == names[1]
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.9])
+def test_the_held_out_part_does_not_change(tmp_path, fraction):
+    """It is drawn class by class from the sorted names: runs that were begun before resume with the same images."""
+    counts = {"bird": 7, "cat": 2, "cat-fish": 23, "dog": 40}
+    for name, count in counts.items():
+        (tmp_path / name).mkdir()
+        for index in range(count):
+            (tmp_path / name / f"{index}.png").touch()
+    data = open_data(f"folder:{tmp_path}", fraction)
+    rng = np.random.default_rng(SPLIT_SEED)
+    train, validation = [], []
+    for label, (name, count) in enumerate(counts.items()):
+        paths = sorted((tmp_path / name).iterdir())
+        chosen = {*rng.permutation(count)[: min(max(1, round(fraction * count)), count - 1)]}
+        for index, path in enumerate(paths):
+            (validation if index in chosen else train).append((path, label))
+    assert examples(data.train) == train
+    assert examples(data.validation) == validation
 
 
 def make_classes(root, **counts):
@@ -91,3 +114,50 @@ def test_files_that_are_not_images_are_ignored(tmp_path):
     (tmp_path / "dog" / ".hidden.png").write_text("")
     data = open_data(f"folder:{tmp_path}", 0.34)
     assert len(data.train) + len(data.validation) == 6
+
+
+def test_images_in_folders_of_a_class_belong_to_it(tmp_path):
+    """At any depth and through links, in the order of paths part by part; not in what is hidden, nor in circles."""
+    root, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for name in ("1.png", "a-1.png", "a/2.png", "a/b/c/3.JPG", "a/z.txt", "a/.h/4.png", ".h/5.png", "b.png", "e/x.txt"):
+        (root / "train" / "cat" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "train" / "cat" / name).touch()
+    elsewhere.mkdir()
+    (elsewhere / "6.png").touch()
+    (root / "train" / "cat" / "linked.png").symlink_to(elsewhere / "6.png")
+    (root / "train" / "cat" / "linked").symlink_to(elsewhere)
+    (root / "train" / "cat" / "a" / "b" / "back").symlink_to(root / "train" / "cat")
+    (root / "train" / "cat" / "itself.png").symlink_to("itself.png")
+    (root / "train" / "dog").symlink_to(elsewhere)
+    (root / "val").symlink_to(root / "train")
+    data = open_data(f"folder:{root}")
+    cats = ("1.png", "a/2.png", "a/b/c/3.JPG", "a-1.png", "b.png", "itself.png", "linked/6.png", "linked.png")
+    for source, part in ((data.train, "train"), (data.validation, "val")):
+        expected = [(root / part / "cat" / name, 0) for name in cats] + [(root / part / "dog" / "6.png", 1)]
+        assert examples(source) == expected
+        assert [path for path, label in expected if label == 0] == sorted(
+            path for path, label in expected if label == 0
+        )
+
+
+def test_names_need_not_be_text(tmp_path):
+    make_classes(tmp_path, cat=2, dog=2)
+    name = os.path.join(os.fsencode(tmp_path), b"cat", b"\xff two\nlines \xc3\xa4.png")
+    os.rename(tmp_path / "cat" / "0.png", name)
+    data = open_data(f"folder:{tmp_path}", 0.5)
+    paths = [os.fsencode(path) for source in (data.train, data.validation) for path, _ in examples(source)]
+    assert name in paths and all(os.path.exists(path) for path in paths)
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_worker_processes_are_not_sent_the_names(tmp_path, part):
+    """What one of them is sent is as large for 20,000 images as for six, and the same examples."""
+    for root, count in ((tmp_path / "few", 3), (tmp_path / "many", 10_000)):
+        for name in ("cat", "dog"):
+            (root / name).mkdir(parents=True)
+            for index in range(count):
+                (root / name / f"{index}.png").touch()
+    few, many = (getattr(open_data(f"folder:{tmp_path / name}", 0.4), part) for name in ("few", "many"))
+    assert abs(len(pickle.dumps(many)) - len(pickle.dumps(few))) < 100
+    received = pickle.loads(pickle.dumps(many))
+    assert len(received) == len(many) and [*map(received.__getitem__, range(99))] == [*map(many.__getitem__, range(99))]

@@ -37,16 +37,57 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(orientation, monkeyp
     photo.save(stream, "JPEG", quality=95, exif=exif)
     data = stream.getvalue()
 
-    decoded, to_rgb = [], random_crop.to_rgb
-    monkeypatch.setattr(random_crop, "to_rgb", lambda image: decoded.append(image.size) or to_rgb(image))
+    decoded, resize_crop = [], random_crop.resize_crop
+    monkeypatch.setattr(
+        random_crop,
+        "resize_crop",
+        lambda pixels, *rest: decoded.append(pixels.shape[1::-1]) or resize_crop(pixels, *rest),
+    )
     size, area = (20, 16), (0.6, 1.0)
     for seed in range(8):
         crop = random_resized_crop(data, size, np.random.default_rng(seed), area)
         whole = random_resized_crop(decode(data), size, np.random.default_rng(seed), area)
         assert np.abs(crop.astype(int) - whole).max() <= 6
     assert {(151, 101), (76, 51)} & set(decoded)
+    decoded.clear()
     random_resized_crop(data, (300, 200), np.random.default_rng(0), area)
-    assert decoded[-1] == (601, 403), "a crop of less than twice the size needs every pixel"
+    assert decoded == [(601, 403)], "a crop of less than twice the size needs every pixel"
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_jpegs_of_every_color_model_become_rgb(mode):
+    photo = Image.effect_noise((90, 70), 60).convert(mode)
+    stream = io.BytesIO()
+    photo.save(stream, "JPEG")
+    crop, whole = (
+        random_resized_crop(source, (32, 32), np.random.default_rng(0), (0.5, 1.0))
+        for source in (stream.getvalue(), decode(stream.getvalue()))
+    )
+    np.testing.assert_array_equal(crop, whole)
+
+
+def test_a_slightly_damaged_jpeg_is_what_pillow_makes_of_it():
+    stream = io.BytesIO()
+    Image.effect_noise((90, 70), 60).convert("RGB").save(stream, "JPEG")
+    data = stream.getvalue()
+    middle = len(data) // 2
+    damaged = data[:middle] + bytes(3) + data[middle + 3 :]
+    crop, whole = (
+        random_resized_crop(source, (32, 32), np.random.default_rng(0), (0.5, 1.0))
+        for source in (damaged, decode(damaged))
+    )
+    np.testing.assert_array_equal(crop, whole)
+
+
+def test_crops_do_not_change_with_the_next_image():
+    """JPEGs are decoded into the same memory one after the other."""
+    images = []
+    for color in ("red", "blue"):
+        stream = io.BytesIO()
+        Image.new("RGB", (90, 70), color).save(stream, "JPEG")
+        images.append(stream.getvalue())
+    crops = [random_resized_crop(data, (8, 8), np.random.default_rng(0), (0.5, 1.0)) for data in images]
+    assert (crops[0][..., 0] > 250).all() and (crops[1][..., 2] > 250).all()
 
 
 def test_a_crop_that_never_fits_falls_back_to_the_middle():

@@ -18,7 +18,8 @@ from documents import DOCUMENTS, blocks, commands, commands_of_tables
 from PIL import Image
 from small import ROOT
 
-from benchmarks.compare import Comparison
+from benchmarks import compare, compare_input
+from benchmarks.many_files import ManyFiles
 from gcvit_flax.export import export_model
 from gcvit_flax.training.command_line import parse
 from gcvit_flax.weights.published import PUBLISHED
@@ -34,7 +35,11 @@ ELSEWHERE = {
     "python train.py flowers": "downloads",
     "python train.py imagenet": "needs ImageNet",
     "python train.py finetune --data folder:PHOTOS --init-from weights/gcvit_xxtiny --dtype": "needs a GPU",
-    "python -m benchmarks.compare": "needs timm",
+    "python -m benchmarks.compare --peer": "needs timm",
+    "python -m benchmarks.compare_input": "needs torchvision and TensorFlow",
+    "python -m benchmarks.many_files": "makes a million files",
+    "python -m venv": "changes the environment",
+    ".venv-input/bin/pip": "changes the environment",
     "python -m benchmarks.input_pipeline": "measures for minutes",
     "python -m gcvit_flax.evaluate gs://": "needs a bucket",
     "export": "for Cloud TPU",
@@ -88,7 +93,11 @@ def test_options_of_a_command_that_is_not_run(command):
     if program in PROGRAMS_OF_TRAINING:
         parse(arguments)
     elif program == "benchmarks.compare":
-        tyro.cli(Comparison, args=arguments)
+        tyro.cli(compare.Comparison, args=arguments)
+    elif program == "benchmarks.compare_input":
+        tyro.cli(compare_input.Comparison, args=arguments)
+    elif program == "benchmarks.many_files":
+        tyro.cli(ManyFiles, args=arguments)
     else:
         assert program == "convert_keras_weights.py" and arguments[0] in PUBLISHED
 
