@@ -57,10 +57,10 @@ def test_a_folder_of_other_things_is_left_alone(store, run_command, finetune):
 
 
 def test_a_partly_removed_run_is_none_to_resume(store, run_command, finetune):
-    """As a kill leaves it that strikes while --no-resume removes an earlier run."""
+    """As a kill leaves it that strikes after one of the removals with which --no-resume begins."""
     command = [*finetune, "--workdir", "gs://bucket/runs/removed", "--max-steps", "2"]
     run_command(*command)
-    store.fail("DELETE .*checkpoints/2/default", 403)
+    store.fail("DELETE .*checkpoints/", 403, spared=1)
     assert "may not be used" in run_command(*command, "--no-resume", status=1).stderr
     store.recover()
     assert saved_steps(store, "runs/removed") == {"2"}
@@ -68,7 +68,7 @@ def test_a_partly_removed_run_is_none_to_resume(store, run_command, finetune):
 
 
 def test_two_processes_train_in_one_folder(store, finetune, environment, tmp_path):
-    for steps, expected in ((2, "steps 1 to 2 of"), (3, "steps 3 to 3 of"), (3, "this run is done, at step 3")):
+    for steps, expected in ((2, "steps 1 to 2 of"), (3, "steps 3 to 3 of")):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
