@@ -67,6 +67,21 @@ def test_a_partly_removed_run_is_none_to_resume(store, run_command, finetune):
     assert "steps 1 to 2 of" in run_command(*command, "--seed", "1").stdout
 
 
+def test_a_run_goes_on_from_before_a_damaged_checkpoint(store, run_command, finetune):
+    command = [*finetune, "--workdir", "gs://bucket/runs/damaged", "--save-every", "1"]
+    run_command(*command, "--max-steps", "2")
+    (arrays,) = [name for name in store.names("runs/damaged/checkpoints/2/default/d/")][:1]
+    content = bytearray(store.read(arrays))
+    content[len(content) // 2] ^= 1
+    store.write(arrays, bytes(content))
+    resumed = run_command(*command)
+    assert "steps 2 to 6 of 6" in resumed.stdout
+    expected = f"gs://bucket/{arrays} is damaged: the checkpoint is now 2.damaged, and the run goes on from step 1"
+    assert expected in resumed.stderr
+    assert store.read(arrays.replace("checkpoints/2/", "checkpoints/2.damaged/")) == bytes(content)
+    assert "2" in saved_steps(store, "runs/damaged") or "6" in saved_steps(store, "runs/damaged")
+
+
 def test_two_processes_train_in_one_folder(store, finetune, environment, tmp_path):
     for steps, expected in ((2, "steps 1 to 2 of"), (3, "steps 3 to 3 of")):
         with socket.socket() as free:
