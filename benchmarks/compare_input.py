@@ -87,10 +87,12 @@ class Side:
         return sum(process.memory_full_info().pss for process in self._processes()) / 1e6
 
     def close(self) -> None:
-        """Ends the process."""
-        for process in self._processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        """Ends the process, which removes its temporary files; kills what does not end."""
+        processes = self._processes()
+        self._pipe.stdin.close()
+        _, alive = psutil.wait_procs(processes, timeout=60)
+        for process in alive:
+            process.kill()
         self._pipe.wait()
 
     def _draw(self, batches: int, seconds: float) -> tuple[int, float]:
