@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Compiling takes most of the tests' time; unoptimized code computes the same. The quicker of two code generators, which
@@ -32,6 +34,15 @@ CHECKED = ("kernels.convolution", "kernels.pointwise", "kernels.windowed_attenti
 install_import_hook([f"gcvit_flax.model.{name}" for name in CHECKED], "beartype.beartype")
 
 from small import SMALL, TRAIN  # noqa: E402
+
+
+@pytest.fixture
+def heeded_signals() -> Iterator[None]:
+    """What a shell in the background or nohup lets programs ignore is not ignored."""
+    before = {signum: signal.signal(signum, signal.default_int_handler) for signum in (signal.SIGINT, signal.SIGHUP)}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -46,7 +46,7 @@ class PeerWatch:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ended.set()
         if self._count > 1:
-            self._thread.join()
+            self._thread.join(_BEAT_SECONDS)
 
     @contextmanager
     def exiting_on_error(self) -> Iterator[None]:
@@ -70,14 +70,13 @@ class PeerWatch:
 
     def _watch(self) -> None:
         beat = 0
-        try:
-            while not self._ended.wait(_BEAT_SECONDS):
-                beat += 1
+        while not self._ended.wait(_BEAT_SECONDS):
+            beat += 1
+            # The store may be out of reach for a moment; if it is gone, with the first process, JAX says so.
+            with suppress(Exception):
                 _store().key_value_set(f"{_BEATS}/{self._own}", f"{beat} {socket.gethostname()}", allow_overwrite=True)
                 self._listen()
                 self._exit_if_lost(_SILENCE_SECONDS)
-        except Exception:  # The store is gone, and the first process with it: JAX says so.
-            return
 
     def _listen(self) -> None:
         now = time.monotonic()
@@ -99,7 +98,8 @@ class PeerWatch:
     def _exit(self, message: str, failed: bool) -> None:
         print(message.rstrip(), file=sys.stderr, flush=True)
         if failed:
-            _store().key_value_set(f"{_FAILURES}/{self._own}", "", allow_overwrite=True)
+            with suppress(Exception):
+                _store().key_value_set(f"{_FAILURES}/{self._own}", "", allow_overwrite=True)
         if self._own == 0:  # It goes last, since the store goes with it.
             time.sleep(_SUSPICIOUS_SECONDS)
         os._exit(1)

@@ -19,7 +19,7 @@ EVERYTHING = [
 
 
 @pytest.fixture
-def start_python(environment, tmp_path):
+def start_python(environment, tmp_path, heeded_signals):
     """Starts Python with each of several argument lists, and kills at the end what still runs."""
     processes = []
 

@@ -86,7 +86,7 @@ def test_what_was_trained_is_saved_when_the_input_fails(train, tmp_path, monkeyp
     assert "steps 5 to 6 of 6" in train("run")
 
 
-def test_signals_are_recorded_and_interrupt_a_wait(capfd):
+def test_signals_are_recorded_and_interrupt_a_wait(capfd, heeded_signals):
     with StopSignals() as signals:
         assert not signals.reached()
         signal.raise_signal(signal.SIGHUP)
@@ -109,7 +109,7 @@ def test_signals_are_recorded_and_interrupt_a_wait(capfd):
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
-def test_what_is_ignored_stays_ignored():
+def test_what_is_ignored_stays_ignored(heeded_signals):
     """As SIGHUP is under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

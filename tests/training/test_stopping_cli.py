@@ -13,7 +13,7 @@ LONG = ["--epochs", "400"]
 
 
 @pytest.fixture
-def start(finetune, environment, tmp_path):
+def start(finetune, environment, tmp_path, heeded_signals):
     """Starts a run in a process group of its own, as a terminal, systemd, Slurm and Kubernetes do."""
     started = []
 
