@@ -17,7 +17,7 @@ from jax._src import distributed  # JAX has no public way to its key-value store
 from gcvit_flax.errors import UserError
 
 _BEAT_SECONDS = 2.0
-# Less than JAX's own heartbeat (processes.py), after which it ends the process with a dump of its stack.
+# Sooner than JAX notices by its own heartbeat (processes.py) and ends the process with a dump of its stack.
 _SILENCE_SECONDS = 40.0
 # With an error that a lost process may have caused, silence need not last as long.
 _SUSPICIOUS_SECONDS = 4 * _BEAT_SECONDS

@@ -14,7 +14,8 @@ from gcvit_flax.errors import UserError, summarize_error
 
 # A process that fails must not keep the others waiting for minutes at the exit.
 _SHUTDOWN_SECONDS = 20
-_HEARTBEAT_SECONDS = 60
+# JAX sends a heartbeat at every half of this, so it may miss one after half of it: later than peer_watch.py notices.
+_HEARTBEAT_SECONDS = 120
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
