@@ -50,7 +50,7 @@ def outlive_output() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # Closed from the beginning.
-            stream = io.StringIO()
+            stream = open(os.devnull, "w")  # noqa: SIM115  # As long as the program runs.
         with contextlib.suppress(io.UnsupportedOperation):  # It has no file: a test's or a notebook's.
             raw = io.BufferedWriter(_Forgiving(stream.fileno(), "w", closefd=False))
             stream = io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True)

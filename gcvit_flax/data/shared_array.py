@@ -14,7 +14,7 @@ class SharedArray:
     """A read-only array, pickled as the name of a temporary file that every process maps.
 
     The file is written when the array is first pickled, and removed when the array goes or the process that wrote it
-    ends. It is no shared memory of the system's, of which containers have little.
+    ends, unless it is killed. It is no shared memory of the system's, of which containers have little.
 
     Raises:
       UserError: (from pickling) the file cannot be written.

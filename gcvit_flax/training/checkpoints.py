@@ -44,7 +44,7 @@ class Checkpoints:
         )
         self._folder = folder
         self._saving: int | None = None  # The step of the last save, until it is known to be done.
-        self._manager = ocp.CheckpointManager(folder, options=options, item_handlers=ocp.StandardCheckpointHandler())
+        self._manager = _Manager(folder, options=options, item_handlers=ocp.StandardCheckpointHandler())
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -132,6 +132,13 @@ class Checkpoints:
                 "earlier one, or choose another --workdir; --no-resume would delete that run"
             ) from error
         return state.replace(**tree)
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager without its questions to JAX's preemption service, which would mix up those of `StopSignals`."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 @dataclasses.dataclass

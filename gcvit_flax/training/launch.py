@@ -77,8 +77,8 @@ def train(config: TrainConfig) -> None:
         else:
             run.execute(checkpoints, signals)
         processes.wait_for_all("the run has ended")
-        if signals.received == signal.SIGINT:
-            raise KeyboardInterrupt
+    if signals.received == signal.SIGINT:
+        raise KeyboardInterrupt
 
 
 def _make_run_config(config: TrainConfig, data: Dataset) -> dict[str, Any]:

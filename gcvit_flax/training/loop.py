@@ -78,7 +78,7 @@ class TrainingRun:
                     if plan.saves(step) or step % config.log_every == 0:
                         log.training(step)
                     if plan.saves(step):
-                        self._save(state, checkpoints)  # Before the evaluation, which a signal ends at once.
+                        self._save(state, log, checkpoints)  # Before the evaluation, which a signal ends at once.
                         if plan.evaluates(step):
                             self._evaluate(step, state, log, checkpoints, signals)
                         log.clock.start()
@@ -87,7 +87,7 @@ class TrainingRun:
             except StopRequested:
                 stopped = True
                 log.training(int(state.step))
-                self._save(state, checkpoints)
+                self._save(state, log, checkpoints)
         checkpoints.wait()
         if processes.is_first():
             stop = f"stopped by {signals.name}: saved at step {int(state.step)}" if stopped else None
@@ -110,7 +110,7 @@ class TrainingRun:
         except Exception:
             if processes.count() == 1:  # Others would be in the middle of the next step.
                 log.training(int(state.step))
-                self._save(state, checkpoints)
+                self._save(state, log, checkpoints)
             raise
 
     @property
@@ -142,14 +142,15 @@ class TrainingRun:
             process=(jax.process_index(), jax.process_count()),
         )
 
-    def _save(self, state: TrainState, checkpoints: Checkpoints) -> None:
-        """Saves a checkpoint, unless the parameters differ between devices."""
+    def _save(self, state: TrainState, log: RunLog, checkpoints: Checkpoints) -> None:
+        """Saves a checkpoint, after its metrics, unless the parameters differ between devices."""
         step = int(state.step)
         if not self.sync_check(state.evaluated):
             raise UserError(
                 f"the parameters differ between devices after step {step}: resume from the last checkpoint, and "
                 "replace the faulty device if it happens again"
             )
+        log.flush()
         checkpoints.save(state)
 
     def _evaluate(
@@ -173,6 +174,7 @@ class TrainingRun:
             skip_corrupt=self.config.skip_corrupt,
             workers=self.config.workers,
             stop=signals.reached,
+            interrupting=signals.interrupting,
         )
         if not all(math.isfinite(r["loss"]) for r in results.values()):
             raise UserError(

@@ -56,17 +56,24 @@ class PeerWatch:
         """
         try:
             yield
+        except KeyboardInterrupt:
+            if self._count == 1:
+                raise
+            self._exit("interrupted", failed=True, status=130)
         except Exception as error:
             if self._count == 1:
                 raise
-            if isinstance(error, (UserError, OSError)):
+            own = isinstance(error, (UserError, OSError))
+            # What JAX's runtime raises within a checkpoint is a process that does not answer there.
+            if own and not isinstance(error.__cause__, jax.errors.JaxRuntimeError):
                 self._exit(f"error: {error}", failed=True)
             # A collective operation fails in many ways when another process has gone.
             deadline = time.monotonic() + _SUSPICIOUS_SECONDS + 2 * _BEAT_SECONDS
             while time.monotonic() < deadline:
-                self._exit_if_lost(_SUSPICIOUS_SECONDS)
+                with suppress(Exception):  # The store may be gone.
+                    self._exit_if_lost(_SUSPICIOUS_SECONDS)
                 time.sleep(_BEAT_SECONDS / 4)
-            self._exit(traceback.format_exc(), failed=True)
+            self._exit(f"error: {error}" if own else traceback.format_exc(), failed=True)
 
     def _watch(self) -> None:
         beat = 0
@@ -95,14 +102,14 @@ class PeerWatch:
                 what = f"has ended or cannot be reached, and has been silent for {now - heard:.0f} seconds"
                 self._exit(_advise(number, self._hosts, what), failed=False)
 
-    def _exit(self, message: str, failed: bool) -> None:
+    def _exit(self, message: str, failed: bool, status: int = 1) -> None:
         print(message.rstrip(), file=sys.stderr, flush=True)
         if failed:
             with suppress(Exception):
                 _store().key_value_set(f"{_FAILURES}/{self._own}", "", allow_overwrite=True)
         if self._own == 0:  # It goes last, since the store goes with it.
             time.sleep(_SUSPICIOUS_SECONDS)
-        os._exit(1)
+        os._exit(status)
 
 
 def _advise(number: int, hosts: dict[int, str], what: str, advice: str = "") -> str:

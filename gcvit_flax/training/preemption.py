@@ -76,10 +76,10 @@ class StopSignals:
         Raises:
           StopRequested: a signal has come.
         """
-        if self.received and not self._agreeing:
-            raise StopRequested
-        self._interrupts = True
+        self._interrupts = True  # Before the question: a signal in between must not be missed.
         try:
+            if self.received and not self._agreeing:
+                raise StopRequested
             yield
         finally:
             self._interrupts = False

@@ -63,7 +63,7 @@ def check_shared(workdir: epath.Path) -> None:
     with processes.raising_together():  # Its end is also the barrier between writing and reading.
         if processes.is_first():
             mark.write_text(str(token))
-    seen = processes.gather(int(mark.read_text()) if mark.exists() else 0)
+    seen = processes.gather(_read_mark(mark))
     if processes.is_first():
         mark.unlink()
     blind = [str(number) for number, found in enumerate(seen) if found != seen[0]]
@@ -72,6 +72,13 @@ def check_shared(workdir: epath.Path) -> None:
             f"the processes do not share the workdir {workdir} (process 0 has made it, and it is not there for process "
             f"{', '.join(blind)}): give all of them the same --workdir, on a file system that all hosts share or gs://"
         )
+
+
+def _read_mark(mark: epath.Path) -> int:
+    try:
+        return int(mark.read_text())
+    except (OSError, ValueError):  # Not there, or as a cache of the file system still has it.
+        return 0
 
 
 def run_to_resume(workdir: epath.Path, run_config: dict, free: frozenset[str], resume: bool) -> dict | None:

@@ -4,6 +4,7 @@ checksums.txt has a line per file, CRC-32 and path, and a last line with the CRC
 """
 
 import errno
+import time
 import zlib
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from etils import epath
 
 from gcvit_flax.atomic import replace_text
+from gcvit_flax.storage import children
 
 CHECKSUMS_NAME = "checksums.txt"
 _OURS = (CHECKSUMS_NAME, f"{CHECKSUMS_NAME}.partial")
 _CHUNK = 1 << 20  # Bytes read at a time.
+_PAUSES = (1.0, 5.0, 0.0)  # Seconds after each attempt to read a file that has an input/output error.
 
 
 def checksum(content: bytes) -> str:
@@ -44,7 +47,9 @@ def find_damage(folder: epath.Path, may_be_unlisted: Collection[str] = ()) -> st
     found = set(_files(folder))
     for name in sorted(listed.keys() - found):
         return f"{folder / name} is missing"
-    for name in sorted(found - listed.keys() - {*may_be_unlisted}):
+    # Hidden files are those of file systems and copying programs.
+    added = {name for name in found if not name.rpartition("/")[2].startswith(".")}
+    for name in sorted(added - listed.keys() - {*may_be_unlisted}):
         return f"{folder / name} has been added"
     return _find_change(folder, listed)
 
@@ -78,7 +83,7 @@ def _read(folder: epath.Path) -> dict[str, str] | None:
 def _files(folder: epath.Path, prefix: str = "") -> list[str]:
     """The paths of all files below `folder`, relative to it and sorted, but for the checksums themselves."""
     names: list[str] = []
-    for path in folder.iterdir():
+    for path in children(folder):
         if path.is_dir():
             names += _files(path, f"{prefix}{path.name}/")
         elif prefix or path.name not in _OURS:
@@ -92,13 +97,15 @@ def _checksums(folder: epath.Path, names: Collection[str]) -> dict[str, str]:
 
 
 def _file_checksum(path: epath.Path) -> str:
-    value = 0
-    try:
-        with path.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                value = zlib.crc32(chunk, value)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        return "unreadable"  # The disk itself has found damage.
-    return f"{value:08x}"
+    for pause in _PAUSES:
+        try:
+            value = 0
+            with path.open("rb") as stream:
+                while chunk := stream.read(_CHUNK):
+                    value = zlib.crc32(chunk, value)
+            return f"{value:08x}"
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            time.sleep(pause)  # A network may be out of order for a moment.
+    return "unreadable"  # The disk itself has found damage.

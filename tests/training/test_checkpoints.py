@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from jax.experimental import multihost_utils
 from small import TINY, full_disk
 
 from gcvit_flax.errors import UserError
@@ -134,3 +135,13 @@ def test_every_kind_of_optimizer_state_comes_back(folder, options):
         restored = checkpoints.restore(jax.eval_shape(lambda: state))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+def test_a_save_does_not_ask_for_preemption(folder, monkeypatch):
+    """The run asks by a number of its own, and JAX's service would take Orbax's, the step, for another answer."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: asked.append(step))
+    with Checkpoints(folder, keep=1) as checkpoints:
+        checkpoints.save(state_at(1))
+        checkpoints.save(state_at(2))
+    assert not asked

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from gcvit_flax.training.report.events import EventsStore
 logger = logging.getLogger("gcvit_flax")
 
 METRICS_NAME = "metrics.jsonl"
+_UPLOAD_SECONDS = 30.0  # Between two uploads to an object store of metrics that no checkpoint waits for.
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict]:
@@ -47,6 +49,7 @@ class MetricsLog:
         self._workdir = epath.Path(workdir)
         self._remote = is_remote(workdir)
         self._events: Any = None
+        self._unsaved, self._saved_at = False, 0.0
         self.records = [record for record in read_metrics(workdir) if record["step"] <= start_step]
         if writes:
             from tensorboardX import SummaryWriter  # Slow to import.
@@ -63,13 +66,28 @@ class MetricsLog:
         self.records.append(record)
         if self._events is None:
             return
+        self._unsaved = self._remote
         if self._remote:
-            self._replace()  # Object stores cannot append.
+            if time.monotonic() - self._saved_at > _UPLOAD_SECONDS:
+                self._try_to_flush()
         else:
             with open(self._workdir / METRICS_NAME, "a") as stream:
                 stream.write(json.dumps(record) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Uploads what an object store does not have yet; nothing can be appended to an object."""
+        if self._unsaved:
+            self._replace()
+
+    def _try_to_flush(self) -> None:
+        try:
+            with explained(self._workdir):
+                self.flush()
+        except (UserError, OSError) as error:  # No reason to end a run between two checkpoints.
+            logger.warning("metrics cannot be written now: %s", error)
+            self._saved_at = time.monotonic()
 
     def has_evaluation(self, step: int) -> bool:
         """Whether there is an evaluation after `step`."""
@@ -85,9 +103,10 @@ class MetricsLog:
         return best
 
     def close(self) -> None:
-        """Flushes the events and draws curves.png."""
+        """Flushes metrics and events and draws curves.png."""
         if self._events is None:
             return
+        self._try_to_flush()
         try:
             self._events.close()
             with explained(self._workdir):
@@ -98,6 +117,7 @@ class MetricsLog:
 
     def _replace(self) -> None:
         replace_text(self._workdir / METRICS_NAME, "".join(json.dumps(record) + "\n" for record in self.records))
+        self._unsaved, self._saved_at = False, time.monotonic()
 
 
 def score(results: dict[str, float]) -> float:

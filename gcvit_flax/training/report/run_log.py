@@ -73,12 +73,17 @@ class RunLog:
         epoch = self._plan.epochs(step)
         values = {f"{prefix}_{name}": value for prefix, r in results.items() for name, value in r.items()}
         self._log.write(step, epoch, **values)
+        self._log.flush()
         for prefix, r in results.items():
             what = "validation" if prefix == "val" else "validation of the averaged parameters"
             self._progress.say(
                 f"epoch {epoch:.1f} (step {step}), {what}: loss {r['loss']:.4f}, top-1 {r['top1']:.2%}, "
                 f"top-5 {r['top5']:.2%} of {r['count']}"
             )
+
+    def flush(self) -> None:
+        """Makes sure that what is recorded is stored."""
+        self._log.flush()
 
     def has_evaluation(self, step: int) -> bool:
         """Whether the parameters after `step` were evaluated."""
