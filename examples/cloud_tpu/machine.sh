@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What supervise.py has each machine of a slice do: "setup BUCKET", "start ARGUMENTS" and "report". All can be repeated.
+# What supervise.py has each machine of a slice do: "setup BUCKET REPOSITORY COMMIT", "start ARGUMENTS"
+# and "report". All can be repeated.
 set -euo pipefail
 cd ~
 
@@ -7,7 +8,8 @@ cd ~
 setup() {
     if ! [ -e gcvit_flax/.installed ]; then
         rm -rf gcvit_flax # What an earlier attempt has left.
-        git clone --quiet https://github.com/OWNER/gcvit_flax
+        git clone --quiet "$2" gcvit_flax
+        git -C gcvit_flax checkout --quiet "$3"
         # uv brings the Python that constraints.txt is for; the machine's own is older.
         python3 -m pip install --quiet --user uv
         cd gcvit_flax
@@ -46,12 +48,15 @@ start() {
     fi
 }
 
-# What has ended a run: an error of its own, one of another process, or anything else.
+# What has ended a run: an error of its own, one of another process, or anything else, such as a store that is down.
+# With -a, a byte that is no text does not make grep silent.
 ended_by() {
     status=$(cat run/status 2> /dev/null || true) # None if the run was killed with all of its processes.
-    if [ "$status" = 1 ] && grep -q "^error: process [0-9]" run/log; then
+    if [ "$status" = 1 ] && grep -aq "^error: process [0-9]" run/log; then
         echo deserted
-    elif [ "$status" = 2 ] || { [ "$status" = 1 ] && grep -q "^error: " run/log; }; then
+    elif [ "$status" = 1 ] && grep -aq "^error: .*cannot be reached (" run/log; then
+        echo ended
+    elif [ "$status" = 2 ] || { [ "$status" = 1 ] && grep -aq "^error: " run/log; }; then
         echo error
     else
         echo ended
@@ -70,7 +75,7 @@ report() {
         echo "run-state: $(ended_by)"
         tail -n 20 run/log
     fi
-    grep -E "^(run: |stopped by |done: |error: )|this run is done" run/log || true
+    grep -aE "^(run: |stopped by |done: |error: )|this run is done" run/log || true
 }
 
 "$@"

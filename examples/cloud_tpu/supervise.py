@@ -13,10 +13,11 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from tpu_slice import GcloudError, Setback, Slice, say
+from checkout import find_source
+from tpu_slice import GcloudError, Setback, Slice, SliceLost, say
 
-# An error that comes at every one of so many starts on a slice is the user's; a store that is down may cause others.
-STARTS = 2
+# An error that ends so many starts in a row, without progress in between, is the user's; others come and go.
+ERRORS = 2
 
 
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -24,6 +25,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zone", required=True)
     parser.add_argument("--bucket", required=True, help="without gs://")
+    parser.add_argument("--repository", help="whose default branch to install instead of this checkout's commit")
     parser.add_argument("--name", default="gcvit", help="the slice's (default: %(default)s)")
     parser.add_argument("--accelerator-type", default="v5litepod-32", help="default: %(default)s")
     parser.add_argument("--runtime-version", default="v2-alpha-tpuv5-lite", help="default: %(default)s")
@@ -33,11 +35,15 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+class OwnError(Setback):
+    """The training has ended with an error of its own."""
+
+
 class Run:
     """A training run and the slice that it is on."""
 
-    def __init__(self, options: argparse.Namespace):
-        self._options = options
+    def __init__(self, options: argparse.Namespace, source: tuple[str, str]):
+        self._options, self._source = options, source
         kind = [f"--accelerator-type={options.accelerator_type}", f"--runtime-version={options.runtime_version}"]
         self.slice = Slice(options.name, options.zone, kind, options.poll_seconds)
         self._saved_step = 0  # The latest that the machines have told of.
@@ -45,43 +51,48 @@ class Run:
 
     def finish(self) -> None:
         """Makes attempts until the run is done; exits after too many in a row that got no further."""
-        fruitless, problem = 0, ""
-        while fruitless < self._options.attempts:
+        fruitless, errors, problem = 0, 0, ""
+        while fruitless < self._options.attempts and errors < ERRORS:
             before = self._saved_step
             try:
                 self._attempt()
                 self.slice.delete()
                 return
             except Setback as setback:
-                fruitless, problem = 1 if self._saved_step > before else fruitless + 1, str(setback)
+                if self._saved_step > before:
+                    fruitless = errors = 0
+                fruitless += 1
+                errors = errors + 1 if isinstance(setback, OwnError) else 0
+                problem = str(setback)
                 say(f"{problem}; attempts since step {self._saved_step}: {fruitless}")
-            self.slice.delete()
+                if isinstance(setback, SliceLost):
+                    self.slice.delete()
             self.slice.pause()
+        self.slice.delete()
+        if errors == ERRORS:
+            sys.exit("error: the training ended with the error above, which is to be corrected; the slice is deleted")
         sys.exit(f"error: given up after {fruitless} attempts in a row without progress; the last one: {problem}")
 
     def _attempt(self) -> None:
-        """Trains on one slice until the run is done.
+        """Trains until the run is done, on the slice that is there if there is one.
 
         Raises:
           Setback: it ended before.
         """
         self.slice.obtain()
-        self.slice.on_all("setup", self._options.bucket)
-        for _ in range(STARTS):
-            states = self._train()
-            if "done" in states:
-                return
-            if states - {"deserted"} != {"error"}:
-                raise Setback("the training ended before the run was done")
-            self.slice.pause()
-        self.slice.delete()
-        sys.exit("error: the training ended with the error above, which is to be corrected; the slice is deleted")
+        self.slice.on_all("setup", self._options.bucket, *self._source)
+        states = self._train()
+        if "done" in states:
+            return
+        if states - {"deserted"} == {"error"}:
+            raise OwnError("the training ended with an error")
+        raise Setback("the training ended before the run was done")
 
     def _train(self) -> set[str]:
         """Starts the training, unless that was done, and returns what `_look` says when it has ended.
 
         Raises:
-          Setback: the slice is gone.
+          SliceLost: the slice is gone.
         """
         if "run-state: other" in self.slice.on_all("start", *self._options.training):
             sys.exit(
@@ -116,7 +127,7 @@ def main() -> None:
     if not shutil.which("gcloud"):
         sys.exit("error: there is no gcloud on the PATH: install the Google Cloud CLI and log in")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    run = Run(options)
+    run = Run(options, find_source(options.repository))
     try:
         run.slice.read_state()
         run.finish()

@@ -23,6 +23,10 @@ class Setback(Exception):
     """An attempt has ended before the run was done; another may get further."""
 
 
+class SliceLost(Setback):
+    """The slice is gone, or its machines do not do what they are told; the next attempt needs another one."""
+
+
 def say(text: str) -> None:
     """Prints a line with the time."""
     print(time.strftime("%F %T"), text, flush=True)
@@ -43,7 +47,7 @@ class Slice:
           GcloudError: it fails.
         """
         command = ["gcloud", "compute", "tpus", *arguments, f"--zone={self._zone}", "--quiet"]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"gcloud ended with status {done.returncode}"]
             raise GcloudError("; ".join(lines[-5:]))
@@ -52,12 +56,14 @@ class Slice:
     def read_state(self) -> str:
         """The state of the queued resource, "none" if it does not exist; says so when it changes.
 
+        A resource that was just accepted may have no state yet.
+
         Raises:
           GcloudError: gcloud cannot tell.
         """
         listed = json.loads(self.gcloud("queued-resources", "list", "--format=json"))
-        found = [resource["state"] for resource in listed if resource["name"].endswith(f"/{self.name}")]
-        state = found[0]["state"] if found else "none"
+        found = [resource.get("state", {}) for resource in listed if resource["name"].endswith(f"/{self.name}")]
+        state = found[0].get("state", "CREATING") if found else "none"
         if state != self._last_state:
             say(f"slice {self.name}: {json.dumps(found[0]) if state == 'FAILED' else state}")
             self._last_state = state
@@ -76,7 +82,7 @@ class Slice:
         """Waits until the slice is there, for days if need be; asks for one unless that was done.
 
         Raises:
-          Setback: gcloud refuses, or the slice is gone before it could be used.
+          Setback: gcloud refuses, or (a SliceLost) the slice is gone before it could be used.
         """
         if self.state() in GONE:
             self.delete()
@@ -86,14 +92,14 @@ class Slice:
                 raise Setback(f"the slice cannot be created: {error}") from error
         while (state := self.state()) != "ACTIVE":
             if state in GONE:
-                raise Setback(f"the slice is {state}")
+                raise SliceLost(f"the slice is {state}")
             self.pause()
 
     def on_all(self, *arguments: str) -> str:
         """What machine.sh prints on all machines; tries again if it fails on one, or one cannot be reached.
 
         Raises:
-          Setback: the slice is gone, or this fails for long.
+          SliceLost: the slice is gone, or this fails for long.
         """
         command = shlex.join(["bash", "-c", MACHINE.read_text(), MACHINE.name, *arguments])
         problem = ""
@@ -105,16 +111,16 @@ class Slice:
                 problem = f"{arguments[0]} fails: {error}"
                 say(problem)
                 self.pause()
-        raise Setback(problem)
+        raise SliceLost(problem)
 
     def check_active(self) -> None:
         """Returns if the slice is there.
 
         Raises:
-          Setback: it is gone.
+          SliceLost: it is gone.
         """
         if (state := self.state()) != "ACTIVE":
-            raise Setback(f"the slice is {state}")
+            raise SliceLost(f"the slice is {state}")
 
     def delete(self) -> None:
         """Deletes the slice if there is one."""

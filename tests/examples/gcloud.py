@@ -1,8 +1,10 @@
 """A stand-in for `gcloud compute tpus`: slices are folders in $CLOUD, and commands for their machines run here.
 
-In $CLOUD, `states` has the queued resource's present state in its first line, and below it those to come; `future` is
-what it has for a new one; `refusal` is why none can be created; `failures` is how many of the next commands fail as if
-the network did; `creations` and `deletions` have a line for each; `bin` has what machines find on their PATH.
+In $CLOUD, `states` has the queued resource's present state in its first line, and below it those to come, of which
+"no state" and "empty state" are how it is listed before it has one; `future` is what it has for a new one; `refusal` is
+why none can be created; `silent` is the number of a slice that does not answer; `failures` is how many of the next
+commands fail as if the network did; `creations` and `deletions` have a line for each; `bin` has what machines find on
+their PATH, and `git` what they asked of git.
 """
 
 import contextlib
@@ -41,7 +43,8 @@ def list_resources(options: dict[str, str]) -> None:
     found = []
     if STATES.exists():
         state, *later = STATES.read_text().splitlines()
-        found = [{"name": "projects/p/locations/zone-a/queuedResources/gcvit", "state": {"state": state}}]
+        known = {"no state": {}, "empty state": {"state": {}}}.get(state, {"state": {"state": state}})
+        found = [{"name": "projects/p/locations/zone-a/queuedResources/gcvit", **known}]
         if later:
             STATES.write_text("\n".join(later))
     other = {"name": "projects/p/locations/zone-a/queuedResources/other-gcvit", "state": {"state": "FAILED"}}
@@ -68,10 +71,10 @@ def delete(options: dict[str, str]) -> None:
 
 
 def ssh(options: dict[str, str]) -> None:
-    if read("states") != "ACTIVE":
+    slices = len(read("creations").splitlines())
+    if read("states") != "ACTIVE" or read("silent") == str(slices):
         sys.exit("ERROR: could not connect")
     assert options["worker"] == "all"
-    slices = len(read("creations").splitlines())
     for machine in range(int(os.environ["MACHINES"])):
         home = CLOUD / f"slice-{slices}" / f"machine-{machine}"
         home.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +14,17 @@ import pytest
 from small import ROOT, read_metrics
 
 SUPERVISE = ROOT / "examples" / "cloud_tpu" / "supervise.py"
+REPOSITORY = "https://example.org/gcvit_flax"
 # What a machine's setup downloads: a program that the test has written, and an empty bucket.
 TOOLS = {
-    "git": "mkdir gcvit_flax",
+    "git": 'echo "$*" >> "$CLOUD/git"; if [ "$1" = clone ]; then mkdir "$4"; fi',
     "python3": 'if [ "$3" = venv ]; then mkdir -p .venv/bin && ln -s "$CLOUD/trainer" .venv/bin/gcvit-train; fi',
     "mountpoint": 'test -e "$2/mounted"',
     "gcsfuse": 'test "$4" = my-bucket && touch "$5/mounted"',
 }
+# Counts the starts on a machine, and ends a run.
+ATTEMPT = "echo once >> ~/attempts; attempt=$(wc -l < ~/attempts)"
+DONE = 'echo "done: the best model is here" && exit'
 # Waits for a file; the hang-up that ends a connection would end it.
 WAITING = """
 echo once >> "$CLOUD/starts"
@@ -57,9 +62,10 @@ class Cloud:
         path = self.folder / name
         return len(path.read_text().splitlines()) if path.exists() else 0
 
-    def start(self, *training, options=(), **variables) -> subprocess.Popen:
-        """Starts the supervisor."""
-        command = [SUPERVISE, "--zone", "zone-a", "--bucket", "my-bucket", "--poll-seconds", "0.1", *options]
+    def start(self, *training, options=(), program=None, **variables) -> subprocess.Popen:
+        """Starts the supervisor, or `program`, which is that of another checkout."""
+        command = [program] if program else [SUPERVISE, "--repository", REPOSITORY]
+        command += ["--zone", "zone-a", "--bucket", "my-bucket", "--poll-seconds", "0.1", *options]
         supervisor = subprocess.Popen(
             [sys.executable, *map(str, [*command, "--", *training])],
             env={**self._environment, "PATH": f"{self.folder / 'path'}:{os.environ['PATH']}", **variables},
@@ -153,17 +159,84 @@ def test_an_error_is_the_users_unless_a_machine_was_lost(cloud):
     cloud.trains(f'[ $MACHINE = 1 ] && echo "error: a mistake" && exit 1\n{other}')
     assert "the error above, which is to be corrected" in output(cloud.start("finetune"), status=1)
     assert cloud.count("creations") == 1
-    done = 'slice=$(wc -l < "$CLOUD/creations")\n[ $slice = 4 ] && echo "done: the best model is here" && exit'
-    cloud.trains(f"{done}\n[ $slice$MACHINE = 21 ] && kill -9 $$\n{other}")
+    cloud.trains(f"{ATTEMPT}\n[ $attempt = 4 ] && {DONE}\n[ $attempt$MACHINE = 21 ] && kill -9 $$\n{other}")
     assert "done: the best model is here" in output(cloud.start("finetune"))
-    assert cloud.count("creations") == 4
 
 
-def test_an_error_that_does_not_come_again_costs_no_slice(cloud):
-    second = '[ -e ~/second ] && echo "done: the best model is here" && exit'
-    cloud.trains(f'{second}\ntouch ~/second\necho "error: the store is down"\nexit 1')
+def test_an_error_that_does_not_come_again_ends_nothing(cloud):
+    cloud.trains(f'{ATTEMPT}\n[ $attempt = 2 ] && {DONE}\necho "error: something odd"\nexit 1')
     assert "done: the best model is here" in output(cloud.start("finetune"))
     assert cloud.count("creations") == 1
+
+
+def test_errors_with_progress_in_between_end_nothing(cloud):
+    began = 'echo "run: steps ${attempt}0 to 99 of 99"'
+    cloud.trains(f'{ATTEMPT}\n{began}\n[ $attempt = 4 ] && {DONE}\necho "error: something odd"\nexit 1')
+    assert "done: the best model is here" in output(cloud.start("finetune"))
+    assert cloud.count("creations") == 1
+
+
+def test_a_store_that_is_down_is_no_error_of_the_users(cloud):
+    down = 'echo "error: gs://my-bucket cannot be reached (timed out): check the network" >&2\nexit 1'
+    cloud.trains(f"{ATTEMPT}\n[ $attempt = 4 ] && {DONE}\n{down}")
+    assert "done: the best model is here" in output(cloud.start("finetune"))
+    assert cloud.count("creations") == cloud.count("deletions") == 1
+    cloud.trains(down)
+    printed = output(cloud.start("finetune", options=["--attempts", "3"]), status=1)
+    assert "error: given up after 3 attempts" in printed and cloud.count("creations") == cloud.count("deletions") == 2
+
+
+def test_a_process_that_dies_costs_no_slice(cloud):
+    cloud.trains(f"{ATTEMPT}\n[ $attempt = 3 ] && {DONE}\n[ $MACHINE = 0 ] && kill -9 $$\nexit 134")
+    assert "done: the best model is here" in output(cloud.start("finetune"))
+    assert cloud.count("creations") == cloud.count("deletions") == 1
+
+
+def test_a_slice_whose_machines_do_not_answer_is_replaced(cloud):
+    cloud.says("silent", "1")
+    cloud.trains(DONE)
+    assert "setup fails: ERROR: could not connect" in output(cloud.start("finetune"))
+    assert cloud.count("creations") == cloud.count("deletions") == 2
+
+
+def test_what_machines_say_need_not_be_text(cloud):
+    more = "seq 30"  # More lines than are shown of a log's end.
+    cloud.trains(f"printf '\\377\\0\\n'\necho 'done: the best model is here'\n{more}")
+    assert "done: the best model is here" in output(cloud.start("finetune"))
+
+
+def test_a_slice_may_have_no_state_at_first(cloud):
+    cloud.says("future", "no state\nempty state\nACTIVE")
+    cloud.trains(DONE)
+    assert "slice gcvit: CREATING" in output(cloud.start("finetune"))
+
+
+def test_the_machines_install_the_commit_of_the_checkout(cloud, tmp_path):
+    checkout = shutil.copytree(SUPERVISE.parent, tmp_path / "checkout")
+
+    def git(*arguments) -> str:
+        identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+        command = ["git", *identity, *map(str, arguments)]
+        return subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True).stdout.strip()
+
+    def ends(expected: str) -> None:
+        printed = output(cloud.start("finetune", program=checkout / "supervise.py"), status=1)
+        assert expected in printed and printed.startswith("error: ") and printed.count("\n") == 1
+
+    cloud.trains(DONE)
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "--no-verify", "--message", "a")
+    ends("no git checkout with a remote")
+    git("remote", "add", "origin", checkout)
+    ends(f"{checkout} is no https:// address")
+    git("remote", "set-url", "origin", REPOSITORY)
+    ends(f"is not on {REPOSITORY}: push it")
+    assert not cloud.count("creations")
+
+    git("update-ref", "refs/remotes/origin/main", "HEAD")
+    assert "done: " in output(cloud.start("finetune", program=checkout / "supervise.py"))
+    asked = [f"clone --quiet {REPOSITORY} gcvit_flax", f"-C gcvit_flax checkout --quiet {git('rev-parse', 'HEAD')}"]
+    assert (cloud.folder / "git").read_text().splitlines() == 2 * asked
 
 
 def test_a_slice_that_cannot_be_had_ends_it(cloud):
@@ -179,14 +252,13 @@ def test_a_slice_that_cannot_be_had_ends_it(cloud):
 
 
 def test_attempts_are_counted_from_the_last_progress(cloud):
-    crash = 'slice=$(wc -l < "$CLOUD/creations")\necho "run: steps {first} to 99 of 99"\n[ $slice -lt 4 ] && exit 134\n'
+    crash = f'{ATTEMPT}\necho "run: steps {{first}} to 99 of 99"\n[ $attempt -lt 4 ] && exit 134\n'
     cloud.trains(crash.format(first="1"))
     assert "error: given up after 2 attempts" in output(cloud.start("finetune", options=["--attempts", "2"]), status=1)
-    assert cloud.count("creations") == cloud.count("deletions") == 2
-    cloud.says("creations", "")
-    cloud.trains(crash.format(first="${slice}0") + 'echo "runs/finetune: this run is done, at step 99"')
+    assert cloud.count("creations") == cloud.count("deletions") == 1
+    cloud.trains(crash.format(first="${attempt}0") + 'echo "runs/finetune: this run is done, at step 99"')
     assert "this run is done" in output(cloud.start("finetune", options=["--attempts", "2"]))
-    assert cloud.count("creations") == 4
+    assert cloud.count("creations") == cloud.count("deletions") == 2
 
 
 def test_a_network_that_fails_for_a_while_costs_no_slice(cloud):
