@@ -13,7 +13,7 @@ from pathlib import Path
 
 from small import VARYING
 
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 500  # JAX waits 300 for a process that is killed before it has joined.
 
 
 class StoppedRun:
