@@ -89,7 +89,8 @@ class Side:
     def close(self) -> None:
         """Ends the process, which removes its temporary files; kills what does not end."""
         processes = self._processes()
-        self._pipe.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # It has ended, and left a question unread.
+            self._pipe.stdin.close()
         _, alive = psutil.wait_procs(processes, timeout=60)
         for process in alive:
             process.kill()
