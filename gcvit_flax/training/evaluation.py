@@ -1,7 +1,7 @@
 """Exact evaluation: sums over every example of a split, divided once at the end."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,11 +9,11 @@ import numpy as np
 from tqdm import tqdm
 
 from gcvit_flax.config import Preprocessing
-from gcvit_flax.data.batches import Batch, evaluation_batches
+from gcvit_flax.data.batches import evaluation_batches
 from gcvit_flax.data.sources import Source
 from gcvit_flax.errors import UserError
 from gcvit_flax.training.pmapped import shard
-from gcvit_flax.training.preemption import StopRequested
+from gcvit_flax.training.preemption import InterruptibleBatches, StopRequested, StopSignals
 
 Sums = dict[str, Any]
 
@@ -28,21 +28,20 @@ def run_evaluation(
     *,
     skip_corrupt: bool = False,
     workers: int = 0,
-    stop: Callable[[], bool] = lambda: False,
-    interrupting: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+    signals: StopSignals | None = None,
 ) -> dict[str, dict[str, Any]]:
     """By the name of each of `trees`, parameters: mean loss, top-1 and top-5 accuracy (0..1) over all of `source`.
 
     They are exact whatever the batch size; count is the number of examples, without those that cannot be read if
     `skip_corrupt`. If `eval_step` counts it, also confusion, int (classes, classes). `workers` is that of
-    `training_batches`. `stop` is asked after each batch, as often in every process, and `interrupting` surrounds each
-    wait for one. A bar shows the progress if stderr is a terminal.
+    `training_batches`. `signals` may stop it, and are asked after each batch. A bar shows the progress if stderr is a
+    terminal.
 
     Raises:
-      StopRequested: `stop` said so, or `interrupting`.
+      StopRequested: a signal has come.
       UserError: (a ValueError) an image that cannot be read; with `skip_corrupt`, if none can.
     """
-    batches = evaluation_batches(
+    made = evaluation_batches(
         source,
         preprocessing,
         batch_size=batch_size,
@@ -50,32 +49,22 @@ def run_evaluation(
         workers=workers,
         process=(jax.process_index(), jax.process_count()),
     )
+    batches = InterruptibleBatches(made, signals) if signals else made
     total = -(-len(source) // batch_size)
     totals: dict[str, Sums] = {name: {} for name in trees}
     latest: dict[str, Sums] = {name: {} for name in trees}
     # disable=None: a bar on terminals alone.
     bar = tqdm(total=total, desc="evaluating", unit="batch", leave=False, disable=None, dynamic_ncols=True)
     with contextlib.closing(batches), bar:
-        for batch in _waited_for(batches, interrupting):
+        for batch in batches:
             batch = shard(batch, devices)
             earlier, latest = latest, {name: eval_step(params, batch) for name, params in trees.items()}
             totals = _add(totals, earlier)  # One batch late, so that devices are neither idle nor far behind.
             bar.update()
-            if stop():
+            if signals and signals.reached():
                 raise StopRequested
     totals = _add(totals, latest)
     return {name: _means(sums, len(source)) for name, sums in totals.items()}
-
-
-def _waited_for(
-    batches: Iterator[Batch], interrupting: Callable[[], contextlib.AbstractContextManager]
-) -> Iterator[Batch]:
-    while True:
-        with interrupting():
-            batch = next(batches, None)
-        if batch is None:
-            return
-        yield batch
 
 
 def _add(totals: dict[str, Sums], latest: dict[str, Sums]) -> dict[str, Sums]:

@@ -72,7 +72,8 @@ def train(config: TrainConfig) -> None:
             if processes.is_first():
                 print(
                     f"{config.workdir}: this run is done, at step {checkpoints.latest_step}, and its model is in "
-                    f"{config.workdir}/model; use another --workdir for another run (--no-resume would delete this one)"
+                    f"{config.workdir}/model; use another --workdir for another run, or a higher --max-steps to go "
+                    "on if that ended it (--no-resume would delete this one)"
                 )
         else:
             run.execute(checkpoints, signals)

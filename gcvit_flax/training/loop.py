@@ -20,7 +20,7 @@ from gcvit_flax.training.evaluation import run_evaluation
 from gcvit_flax.training.optim import Params
 from gcvit_flax.training.plan import Plan
 from gcvit_flax.training.pmapped import replicate, shard
-from gcvit_flax.training.preemption import StopRequested, StopSignals
+from gcvit_flax.training.preemption import InterruptibleBatches, StopRequested, StopSignals
 from gcvit_flax.training.report.metrics import has_evaluation, read_metrics
 from gcvit_flax.training.report.profiling import Profile
 from gcvit_flax.training.report.run_log import RunLog
@@ -60,7 +60,7 @@ class TrainingRun:
         key = jax.random.key(config.seed)
         with (
             closing(RunLog(self.workdir, self.model, plan, self.devices, start)) as log,
-            closing(self._batches(start)) as batches,
+            closing(InterruptibleBatches(self._batches(start), signals)) as batches,
             Profile(config.profile, self.workdir / "profile") as profile,
         ):
             checkpoints.best_step = log.best_step(self._selected_by)
@@ -70,7 +70,7 @@ class TrainingRun:
                     self._evaluate(start, state, log, checkpoints, signals)
                 for step in range(start + 1, plan.last_step + 1):
                     profile.before(step)
-                    batch = self._next_batch(batches, state, log, checkpoints, signals)
+                    batch = self._next_batch(batches, state, log, checkpoints)
                     skipped = batch.pop("skipped", 0)
                     state, metrics = train_step(state, shard(batch, self.devices), key, np.float32(schedule(step - 1)))
                     log.step(metrics, skipped)
@@ -99,11 +99,10 @@ class TrainingRun:
         state: TrainState,
         log: RunLog,
         checkpoints: Checkpoints,
-        signals: StopSignals,
     ) -> Batch:
         """The next batch. Where none can be had, a process that trains alone saves `state` before it fails."""
         try:
-            with log.clock.waiting_for("input"), signals.interrupting():
+            with log.clock.waiting_for("input"):
                 return next(batches)
         except StopRequested:
             raise
@@ -173,8 +172,7 @@ class TrainingRun:
             self.devices,
             skip_corrupt=self.config.skip_corrupt,
             workers=self.config.workers,
-            stop=signals.reached,
-            interrupting=signals.interrupting,
+            signals=signals,
         )
         if not all(math.isfinite(r["loss"]) for r in results.values()):
             raise UserError(

@@ -4,14 +4,18 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from types import FrameType, TracebackType
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+from gcvit_flax.data.batches import Batch
+from gcvit_flax.data.workers import STOP_SIGNALS
+
+_POLL_SECONDS = 0.1  # Between two looks whether a signal has come.
 
 
 class StopRequested(Exception):
@@ -28,12 +32,12 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._agreeing = jax.process_count() > 1
-        self._asked, self._reached, self._interrupts = 0, False, False
+        self._asked, self._reached = 0, False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            for signum in _SIGNALS:
+            for signum in STOP_SIGNALS:
                 # With several processes, JAX itself has a handler for SIGTERM, which Python does not see.
                 if signal.getsignal(signum) != signal.SIG_IGN and not (self._agreeing and signum == signal.SIGTERM):
                     self._before[signum] = signal.signal(signum, self._note)
@@ -51,9 +55,6 @@ class StopSignals:
                 os.write(2, b"\nstopping: the run is saved first; Ctrl-C again ends it at once\n")
         if self._agreeing:
             os.kill(os.getpid(), signal.SIGTERM)  # Tells JAX's service.
-        elif self._interrupts:
-            self._interrupts = False
-            raise StopRequested
 
     @property
     def name(self) -> str:
@@ -69,17 +70,40 @@ class StopSignals:
             self._reached = self.received is not None
         return self._reached
 
-    @contextlib.contextmanager
-    def interrupting(self) -> Iterator[None]:
-        """Ends the block when a signal comes, for a wait that may be long; several processes wait to its end.
+    @property
+    def interrupts(self) -> bool:
+        """Whether a wait is to be given up: never with several processes, whose others may go on with the next step."""
+        return self.received is not None and not self._agreeing
+
+
+class InterruptibleBatches(Iterator[Batch]):
+    """The batches of a generator, taken in a thread, so that a signal can end the wait for one.
+
+    The signal's handler must not raise in the middle of the generator's own waits: their queues would be left locked.
+    """
+
+    def __init__(self, batches: Generator[Batch, None, None], signals: StopSignals):
+        self._batches, self._signals = batches, signals
+        self._thread = ThreadPoolExecutor(1)
+
+    def __next__(self) -> Batch:
+        """The next batch.
 
         Raises:
           StopRequested: a signal has come.
         """
-        self._interrupts = True  # Before the question: a signal in between must not be missed.
-        try:
-            if self.received and not self._agreeing:
+        if self._signals.interrupts:
+            raise StopRequested
+        batch = self._thread.submit(next, self._batches, None)
+        while not wait([batch], _POLL_SECONDS).done:
+            if self._signals.interrupts:
                 raise StopRequested
-            yield
-        finally:
-            self._interrupts = False
+        found = batch.result()
+        if found is None:
+            raise StopIteration
+        return found
+
+    def close(self) -> None:
+        """Ends the generator, once it has ended what it is doing."""
+        self._thread.shutdown()
+        self._batches.close()
