@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from gcvit_flax.errors import UserError
-from gcvit_flax.storage import explain, is_store_error
 
 # Installed by the extra [train].
 _TRAINING_LIBRARIES = ("optax", "grain", "tensorflow_datasets", "array_record", "tyro", "tensorboardX", "simplejpeg")
@@ -32,6 +31,8 @@ def run_cli(main: Callable[[], int | None]) -> None:
         print(f'error: {error.name} is not installed: pip install ".[train]" brings it', file=sys.stderr)
         status = 1
     except Exception as error:
+        from gcvit_flax.storage import explain, is_store_error  # Slow to import: --help does not need it.
+
         if is_store_error(error):
             print(f"error: Cloud Storage {explain(error)}", file=sys.stderr)
         elif isinstance(error, (UserError, OSError)):  # A full disk, say: the system's message names the file.

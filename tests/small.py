@@ -1,9 +1,13 @@
 """The smallest networks that have every kind of layer, and what tests do with a run of one."""
 
 import json
+import os
 import random
 import resource
-from collections.abc import Iterator
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,11 +63,39 @@ VARYING = ("images_per_second", "input_share", "device_share", "peak_memory_gib"
 
 
 def read_metrics(workdir) -> list[dict]:
-    """The whole lines of metrics.jsonl, but for what differs from run to run."""
+    """`parse_metrics` of a folder's metrics.jsonl, if there is one."""
     path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    return parse_metrics(path.read_text() if path.exists() else "")
+
+
+def parse_metrics(text: str) -> list[dict]:
+    """The whole lines of metrics.jsonl, but for what differs from run to run."""
+    records = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
     return [{name: value for name, value in record.items() if name not in VARYING} for record in records]
+
+
+def wait_until(condition: Callable[[], bool], *running: subprocess.Popen) -> None:
+    """Returns once `condition` holds; fails if one of `running` ends before."""
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert time.monotonic() < deadline and all(process.poll() is None for process in running)
+        time.sleep(0.05)
+
+
+def alive(group: int) -> bool:
+    """Whether any process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def free_address() -> str:
+    """HOST:PORT of this machine that nobody listens to."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return "127.0.0.1:{1}".format(*free.getsockname())
 
 
 @contextmanager

@@ -7,12 +7,13 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from gcvit_flax.errors import UserError
-from gcvit_flax.weights.checksums import find_change_outside, find_damage, write_checksums
+from gcvit_flax.weights.checksums import add_checksums, find_change_outside, find_damage, write_checksums
 
 logger = logging.getLogger("gcvit_flax")
 
 _ARRAYS = "default"  # Orbax's folder for what is not given a name.
-_COMMIT_FILES = ("_CHECKPOINT_METADATA", "commit_success.txt")  # Which Orbax writes last, after its callback.
+COMMITTED_NAME = "commit_success.txt"  # What Orbax writes last into a checkpoint in an object store.
+_COMMIT_FILES = ("_CHECKPOINT_METADATA", COMMITTED_NAME)  # Which Orbax writes after its callback.
 
 
 def write_before_commit(folder: epath.Path, step: int) -> None:
@@ -24,8 +25,7 @@ def write_before_commit(folder: epath.Path, step: int) -> None:
 
 def add_after_commit(folder: epath.Path, step: int) -> None:
     """Adds the checksums of what committing the checkpoint has written; without them, only that is not verified."""
-    if (folder / str(step)).exists():
-        write_checksums(folder / str(step))
+    add_checksums(folder / str(step), _COMMIT_FILES)
 
 
 def set_aside_damaged(folder: epath.Path) -> None:

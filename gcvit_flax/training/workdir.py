@@ -14,6 +14,7 @@ from gcvit_flax.atomic import replace_text
 from gcvit_flax.errors import UserError
 from gcvit_flax.storage import check_described, children, is_remote
 from gcvit_flax.training import processes
+from gcvit_flax.training.damaged_checkpoints import COMMITTED_NAME
 from gcvit_flax.training.same_run import check_same_run
 
 CONFIG_NAME = "config.json"
@@ -24,7 +25,6 @@ _DISCARDED_NAME = ".discarded"
 # Everything else that a run writes, except config.json: it marks the folder as a run's, and the next run replaces it.
 _WRITTEN = ("metrics.jsonl", "metrics.jsonl.partial", "model", ".model.partial", "profile", "curves.png")
 _EVENTS_PATTERN = "events.out.tfevents.*"
-_COMMITTED_NAME = "commit_success.txt"  # What Orbax writes last into a checkpoint in an object store.
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def start_afresh(workdir: epath.Path) -> None:
         discarded.rmtree()
     if is_remote(workdir):  # First of all, a partly removed run must not look like one to resume.
         for checkpoint in _saved_checkpoints(workdir):
-            (checkpoint / _COMMITTED_NAME).unlink(missing_ok=True)
+            (checkpoint / COMMITTED_NAME).unlink(missing_ok=True)
         checkpoints.rmtree(missing_ok=True)
     elif checkpoints.exists():
         checkpoints.rename(discarded)

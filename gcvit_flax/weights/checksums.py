@@ -26,10 +26,19 @@ def checksum(content: bytes) -> str:
 
 
 def write_checksums(folder: epath.Path, leaving_out: Collection[str] = ()) -> None:
-    """Writes the checksums of all files in `folder` but those in `leaving_out`; what is listed already stays."""
-    listed = _read(folder) or {}
-    new = [name for name in _files(folder) if name not in listed and name not in leaving_out]
-    listed |= _checksums(folder, new)
+    """Writes the checksums of all files in `folder` but those in `leaving_out`."""
+    _write(folder, _checksums(folder, [name for name in _files(folder) if name not in leaving_out]))
+
+
+def add_checksums(folder: epath.Path, names: Collection[str]) -> None:
+    """Adds those of `names` that are there to the checksums of `folder`, if it has any; what is listed stays."""
+    listed = _read(folder)
+    if listed:
+        new = [name for name in names if name not in listed and (folder / name).exists()]
+        _write(folder, listed | _checksums(folder, new))
+
+
+def _write(folder: epath.Path, listed: Mapping[str, str]) -> None:
     lines = "".join(f"{value} {name}\n" for name, value in sorted(listed.items()))
     replace_text(folder / CHECKSUMS_NAME, f"{lines}{checksum(lines.encode())}\n")
 

@@ -1,11 +1,11 @@
 """Training runs in a bucket, through the real command line."""
 
 import json
-import socket
 import subprocess
 import sys
 
 import pytest
+from small import free_address
 
 pytestmark = pytest.mark.gcs
 
@@ -84,11 +84,9 @@ def test_a_run_goes_on_from_before_a_damaged_checkpoint(store, run_command, fine
 
 def test_two_processes_train_in_one_folder(store, finetune, environment, tmp_path):
     for steps, expected in ((2, "steps 1 to 2 of"), (3, "steps 3 to 3 of")):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
         options = ["--workdir", "gs://bucket/runs/two", "--devices", "1", "--max-steps", str(steps)]
-        command = [sys.executable, *map(str, finetune), *options, "--coordinator", address, "--num-processes", "2"]
+        options += ["--coordinator", free_address(), "--num-processes", "2"]
+        command = [sys.executable, *map(str, finetune), *options]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         processes = [
             subprocess.Popen([*command, "--process-id", str(number)], cwd=tmp_path, env=environment, **pipes)

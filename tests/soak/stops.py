@@ -1,17 +1,15 @@
 """A training run that is stopped again and again at random, in every way that a cloud has, and what it leaves."""
 
-import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from small import VARYING
+from small import alive, free_address, parse_metrics, wait_until
 
 PATIENCE_SECONDS = 500  # JAX waits 300 for a process that is killed before it has joined.
 
@@ -28,9 +26,7 @@ class StoppedRun:
 
     def metrics(self) -> list[dict]:
         """The whole lines of metrics.jsonl, but for what differs from run to run."""
-        text = (self._read("metrics.jsonl") or b"").decode()
-        records = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        return [{name: value for name, value in record.items() if name not in VARYING} for record in records]
+        return parse_metrics((self._read("metrics.jsonl") or b"").decode())
 
     def finish(self, *options: object) -> None:
         """Trains to the end, in three attempts at most.
@@ -69,30 +65,17 @@ class StoppedRun:
         if how.startswith("terminate") and lines:
             assert statuses == [0] * self._count, self._output()
         for process in processes:
-            self._wait_until_gone(process.pid)
+            wait_until(lambda group=process.pid: not alive(group))  # No worker outlives its run.
         return f"{how}, {'at its start' if lines == 0 else 'in training'}"
 
     def _start(self, *options: object) -> list[subprocess.Popen]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = "127.0.0.1:{1}".format(*free.getsockname())
-        processes = []
+        address, processes = free_address(), []
         for number in range(self._count):
             joined = ["--coordinator", address, "--num-processes", self._count, "--process-id", number]
             command = [sys.executable, *self._command, *map(str, [*options, *(joined if self._count > 1 else [])])]
             output = {"stdout": self._log, "stderr": self._log, "start_new_session": True}
             processes.append(subprocess.Popen(command, cwd=self._cwd, env=self._environment, **output))
         return processes
-
-    def _wait_until_gone(self, group: int) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                os.killpg(group, 0)
-            except ProcessLookupError:
-                return
-            assert time.monotonic() < deadline, "a worker process has outlived its run"
-            time.sleep(0.05)
 
     def _output(self) -> str:
         return (self._cwd / "output.txt").read_text(errors="replace")[-4000:]

@@ -5,11 +5,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
-from small import read_metrics
+from small import free_address, read_metrics, wait_until
 
 # Everything that is random but dropout follows the example's place in the global batch.
 EVERYTHING = [
@@ -36,12 +35,6 @@ def start_python(environment, tmp_path, heeded_signals):
     for process in processes:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-
-
-def free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return "127.0.0.1:{1}".format(*free.getsockname())
 
 
 @pytest.fixture
@@ -113,10 +106,7 @@ def test_sigterm_on_one_host_stops_both_at_one_step(start_hosts, run_command, fi
 
 def wait_for_step(process: subprocess.Popen, tmp_path, step: int) -> None:
     metrics = tmp_path / "runs" / "finetune" / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while not (metrics.exists() and f'"step": {step}' in metrics.read_text()):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_until(lambda: metrics.exists() and f'"step": {step}' in metrics.read_text(), process)
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

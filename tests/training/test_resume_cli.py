@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from small import TINY, TRAIN, read_metrics
+from small import TINY, TRAIN, read_metrics, wait_until
 
 from gcvit_flax import train
 from gcvit_flax.model.gcvit import create_model
@@ -35,7 +35,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(run_command, fine
         stdout=subprocess.DEVNULL,
     )
     try:
-        wait_for(process, lambda: len(read_metrics(killed)) >= 3)
+        wait_until(lambda: len(read_metrics(killed)) >= 3, process)
         time.sleep(rng.uniform(0, 0.5))
     finally:
         process.kill()
@@ -50,18 +50,11 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(run_command, fine
         np.testing.assert_array_equal(parts[name], value, err_msg=name)
 
 
-def wait_for(process: subprocess.Popen, condition) -> None:
-    deadline = time.monotonic() + 200
-    while not condition():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_sigterm_saves_and_the_run_goes_on(run_command, finetune, environment, tmp_path):
     command = [sys.executable, *map(str, finetune), "--epochs", "400"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment)
     metrics = tmp_path / "runs" / "finetune" / "metrics.jsonl"
-    wait_for(process, lambda: metrics.exists() and '"step": 3' in metrics.read_text())
+    wait_until(lambda: metrics.exists() and '"step": 3' in metrics.read_text(), process)
     busy = run_command(*finetune, "--epochs", "400", status=1)
     assert "in use by another run" in busy.stderr
     process.send_signal(signal.SIGTERM)

@@ -4,10 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
-from small import read_metrics
+from small import alive, read_metrics, wait_until
 
 LONG = ["--epochs", "400"]
 
@@ -29,21 +28,6 @@ def start(finetune, environment, tmp_path, heeded_signals):
         if alive(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def alive(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def wait_until(condition, process: subprocess.Popen | None = None) -> None:
-    deadline = time.monotonic() + 200
-    while not condition():
-        assert time.monotonic() < deadline and (process is None or process.poll() is None)
-        time.sleep(0.05)
 
 
 def trained(tmp_path, steps: int):

@@ -4,7 +4,8 @@ import errno
 import pytest
 from etils import epath
 
-from gcvit_flax.weights.checksums import find_change_outside, find_damage, write_checksums
+from gcvit_flax.weights import checksums
+from gcvit_flax.weights.checksums import add_checksums, find_change_outside, find_damage, write_checksums
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_what_comes_later_is_added(folder):
     assert find_damage(folder) == f"{folder}/a b.json has been added"
     (folder / "arrays" / "empty").write_bytes(b"0")
     (folder / "checksums.txt.partial").touch()  # As a crash leaves it.
-    write_checksums(folder)
+    add_checksums(folder, ["a b.json", "not there"])
     assert find_damage(folder) == f"{folder}/arrays/empty is damaged"  # As it was listed, though it was damaged since.
 
 
@@ -70,6 +71,7 @@ def test_a_file_that_the_disk_cannot_read_is_damaged_and_another_error_is_no_dam
 
         return fail
 
+    monkeypatch.setattr(checksums, "_PAUSES", (0, 0))
     monkeypatch.setattr(type(folder), "open", failing(errno.EIO))
     assert find_damage(folder) == f"{folder}/arrays/d/0 is damaged"
     monkeypatch.setattr(type(folder), "open", failing(errno.EACCES))

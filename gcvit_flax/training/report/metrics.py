@@ -89,10 +89,6 @@ class MetricsLog:
             logger.warning("metrics cannot be written now: %s", error)
             self._saved_at = time.monotonic()
 
-    def has_evaluation(self, step: int) -> bool:
-        """Whether there is an evaluation after `step`."""
-        return has_evaluation(self.records, step)
-
     def best(self, prefix: str) -> tuple[int | None, float]:
         """The step with the highest score so far of the evaluations named `prefix`, and that; None before the first."""
         best: tuple[int | None, float] = (None, -math.inf)

@@ -11,7 +11,7 @@ from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.training import processes
 from gcvit_flax.training.plan import Plan
-from gcvit_flax.training.report.metrics import MetricsLog, score
+from gcvit_flax.training.report.metrics import MetricsLog, has_evaluation, score
 from gcvit_flax.training.report.progress import Progress
 from gcvit_flax.training.report.timing import StepClock
 
@@ -87,7 +87,7 @@ class RunLog:
 
     def has_evaluation(self, step: int) -> bool:
         """Whether the parameters after `step` were evaluated."""
-        return self._log.has_evaluation(step)
+        return has_evaluation(self._log.records, step)
 
     def improves(self, results: dict[str, dict[str, float]], prefix: str) -> bool:
         """Whether the evaluation named `prefix` beats every earlier one."""
