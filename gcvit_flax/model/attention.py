@@ -1,17 +1,17 @@
 """Window attention with a relative position bias, local or by the global query (paper, section 3.2, figure 3)."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from einops import rearrange
 
 from gcvit_flax.config import Size
 from gcvit_flax.model.kernels import plain
-from gcvit_flax.model.kernels.windowed_attention import windowed_attention
+from gcvit_flax.model.kernels.windowed_attention import split_heads, windowed_attention
 from gcvit_flax.model.layers import Dense, normal_init
-from gcvit_flax.model.position_bias import relative_position_bias
+from gcvit_flax.model.position_bias import relative_position_bias, relative_position_bias_by_products
 from gcvit_flax.model.rematerialize import save_for_backward
 
 BiasLayout = Literal["per_head", "flattened", "expanded"]
@@ -42,31 +42,37 @@ class WindowAttention(nn.Module):
         head_dim = channels // self.num_heads
 
         parts = 3 if query is None else 2
-        x = Dense(parts * channels, use_bias=self.qkv_bias, dtype=self.dtype, name="qkv")(x)
-        *q, k, v = rearrange(x, "B n T (parts h d) -> parts B n h T d", parts=parts, h=self.num_heads)
-        q = q[0] if query is None else rearrange(query, "B T (h d) -> B h T d", h=self.num_heads)
-
+        qkv = Dense(parts * channels, use_bias=self.qkv_bias, dtype=self.dtype, name="qkv")(x)
         scale = head_dim**-0.5 if self.qk_scale is None else self.qk_scale
-        q = q * jnp.asarray(scale, self.dtype)
-        bias = self._bias()
+        bias = position_bias(self._bias_params(), self.window, self.bias_layout)
         # For callers that ask to see the logits, which the kernel does not return; `init` asks for everything.
         if self.is_mutable_collection("attention") and not self.is_initializing():
+            q, k, _ = split_heads(qkv, query, self.num_heads, scale)
             self.sow("attention", "logits", plain.attention_logits(q, k, bias, key_mask))
         if train and self.attention_dropout_rate:
             dropout = nn.Dropout(self.attention_dropout_rate, deterministic=False)
-            q, k, v = save_for_backward((q, k, v))
-            x = plain.windowed_attention(q, k, v, bias, key_mask, dropout)
+            qkv = save_for_backward(split_heads(qkv, query, self.num_heads, scale))
+            x = rearrange(plain.windowed_attention(*qkv, bias, key_mask, dropout), "B n h T d -> B n T (h d)")
         else:
-            x = windowed_attention(q, k, v, bias, key_mask)
-        x = rearrange(x, "B n h T d -> B n T (h d)")
+            x = windowed_attention(qkv, query, bias, key_mask, self.num_heads, scale)
         x = Dense(channels, dtype=self.dtype, name="proj")(x)
         return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
 
-    def _bias(self) -> jax.Array:
-        """The bias added to the attention logits, (h or 1, T, T)."""
-        tokens = self.window[0] * self.window[1]
+    def _bias_params(self) -> dict[str, jax.Array]:
         if self.bias_layout == "expanded":
-            return self.param("relative_position_bias", normal_init, (self.num_heads, tokens, tokens))
-        rows = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
-        table = self.param("relative_position_bias_table", normal_init, (rows, self.num_heads))
-        return relative_position_bias(table, self.window, self.bias_layout)
+            name, shape = "relative_position_bias", (self.num_heads, *[self.window[0] * self.window[1]] * 2)
+        else:
+            rows = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
+            name, shape = "relative_position_bias_table", (rows, self.num_heads)
+        return {name: self.param(name, normal_init, shape)}
+
+
+def position_bias(params: Mapping[str, Any], window: Size, layout: BiasLayout) -> jax.Array:
+    """The bias added to the attention logits, (h or 1, T, T), from the parameters of a `WindowAttention`."""
+    if layout == "expanded":
+        return params["relative_position_bias"]
+    return jax.lax.platform_dependent(
+        params["relative_position_bias_table"],
+        tpu=lambda table: relative_position_bias_by_products(table, window, layout),
+        default=lambda table: relative_position_bias(table, window, layout),
+    )

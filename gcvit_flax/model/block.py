@@ -1,15 +1,21 @@
 """The transformer block: window attention and an MLP, each on a residual branch (paper, section 3.1)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 
 from gcvit_flax.config import Size
-from gcvit_flax.model.attention import BiasLayout, WindowAttention
+from gcvit_flax.model.attention import BiasLayout, WindowAttention, position_bias
+from gcvit_flax.model.kernels.barrier import cpu_barrier
 from gcvit_flax.model.kernels.pointwise import gelu
-from gcvit_flax.model.layers import Dense, LayerNorm
+from gcvit_flax.model.kernels.tpu import branches
+from gcvit_flax.model.layers import LAYER_NORM_EPSILON, Dense, LayerNorm
 from gcvit_flax.model.rematerialize import save_for_backward
+
+# Wider blocks take their weights, and the sums of their gradients, beyond a TPU core's vector memory.
+_WIDEST_BRANCH_IN_ONE_KERNEL = 256
 
 
 class Mlp(nn.Module):
@@ -33,9 +39,10 @@ class Block(nn.Module):
 
     `query` (B, T, C) makes the attention global. `key_mask` (n, T) is False at padding tokens. `path_scales`
     (2, B) are this block's of `drop_path_scales`; `layer_scale` is the initial value of the learned per-channel gamma1
-    and gamma2, if any.
+    and gamma2, if any. On a TPU each branch of a narrow block without dropout is one kernel.
     """
 
+    channels: int
     num_heads: int
     window: Size
     mlp_ratio: float
@@ -47,7 +54,24 @@ class Block(nn.Module):
     layer_scale: float | None
     dtype: Any
 
-    @nn.compact
+    def setup(self) -> None:
+        self.norm1 = LayerNorm(self.dtype)
+        self.attn = WindowAttention(
+            self.num_heads,
+            self.window,
+            self.qkv_bias,
+            self.qk_scale,
+            self.bias_layout,
+            self.attention_dropout_rate,
+            self.dropout_rate,
+            self.dtype,
+        )
+        self.norm2 = LayerNorm(self.dtype)
+        self.mlp = Mlp(int(self.channels * self.mlp_ratio), self.dropout_rate, self.dtype)
+        if self.layer_scale is not None:
+            gamma = nn.initializers.constant(self.layer_scale), (self.channels,)
+            self.gamma1, self.gamma2 = self.param("gamma1", *gamma), self.param("gamma2", *gamma)
+
     def __call__(
         self,
         x: jax.Array,
@@ -57,30 +81,68 @@ class Block(nn.Module):
         *,
         train: bool,
     ) -> jax.Array:
-        attention = WindowAttention(
-            self.num_heads,
-            self.window,
-            self.qkv_bias,
-            self.qk_scale,
-            self.bias_layout,
-            self.attention_dropout_rate,
-            self.dropout_rate,
-            self.dtype,
-            name="attn",
-        )
-        mlp = Mlp(int(x.shape[-1] * self.mlp_ratio), self.dropout_rate, self.dtype, name="mlp")
+        scale1, scale2 = (None, None) if path_scales is None else path_scales
+        if not self._branches_are_kernels(train):
+            return self.add_mlp(self.add_attention(x, query, key_mask, scale1, train=train), scale2, train=train)
 
-        y = attention(LayerNorm(self.dtype, name="norm1")(x), query, key_mask, train=train)
-        x = self._add_residual(x, y, 0, path_scales)
-        y = mlp(LayerNorm(self.dtype, name="norm2")(x), train=train)
-        return self._add_residual(x, y, 1, path_scales)
+        # By its parameters, since a branch of `platform_dependent` cannot call a module that was bound outside.
+        params, unbound = self.variables["params"], self.clone(parent=None, name=None)
 
-    def _add_residual(self, x: jax.Array, y: jax.Array, branch: int, path_scales: jax.Array | None) -> jax.Array:
-        """x + path scale * gamma * y: the end of residual branch 0 or 1."""
-        if self.layer_scale is not None:
-            gamma = self.param(f"gamma{branch + 1}", nn.initializers.constant(self.layer_scale), y.shape[-1:])
+        def by_layers(method: str) -> Callable[..., Any]:
+            return lambda params, *inputs: unbound.apply({"params": params}, *inputs, train=train, method=method)
+
+        inputs = params, x, query, key_mask, scale1
+        x = jax.lax.platform_dependent(*inputs, tpu=self._attention_kernel, default=by_layers("add_attention"))
+        x = save_for_backward(x)
+        return jax.lax.platform_dependent(params, x, scale2, tpu=_mlp_kernel, default=by_layers("add_mlp"))
+
+    def add_attention(
+        self,
+        x: jax.Array,
+        query: jax.Array | None,
+        key_mask: jax.Array | None,
+        path_scale: jax.Array | None,
+        *,
+        train: bool,
+    ) -> jax.Array:
+        """x + path scale * gamma1 * Attention(LN(x)), by the layers."""
+        y = self.attn(self.norm1(x), query, key_mask, train=train)
+        return self._add_residual(x, y, None if self.layer_scale is None else self.gamma1, path_scale)
+
+    def add_mlp(self, x: jax.Array, path_scale: jax.Array | None, *, train: bool) -> jax.Array:
+        """x + path scale * gamma2 * Mlp(LN(x)), by the layers."""
+        y = self.mlp(self.norm2(x), train=train)
+        return self._add_residual(x, y, None if self.layer_scale is None else self.gamma2, path_scale)
+
+    def _add_residual(
+        self, x: jax.Array, y: jax.Array, gamma: jax.Array | None, path_scale: jax.Array | None
+    ) -> jax.Array:
+        if gamma is not None:
             y = save_for_backward(y) * gamma.astype(self.dtype)  # The gradient of gamma reads y.
-        if path_scales is not None:
-            y *= path_scales[branch, :, None, None, None].astype(self.dtype)
+        if path_scale is not None:
+            y *= path_scale[:, None, None, None].astype(self.dtype)
         # Written to memory once; XLA:CPU would compute the sum again for each of the layers that read it.
-        return jax.lax.optimization_barrier(x + y)
+        return cpu_barrier(x + y)
+
+    def _branches_are_kernels(self, train: bool) -> bool:
+        """Whether each branch is one kernel on TPUs: not where it has dropout, is wide, or its parts are asked for."""
+        dropout = train and (self.dropout_rate or self.attention_dropout_rate)
+        watched = any(map(self.is_mutable_collection, ("attention", "intermediates", "params", "perturbations")))
+        return self.channels <= _WIDEST_BRANCH_IN_ONE_KERNEL and not dropout and not watched
+
+    def _attention_kernel(
+        self,
+        params: branches.Params,
+        x: jax.Array,
+        query: jax.Array | None,
+        key_mask: jax.Array | None,
+        path_scale: jax.Array | None,
+    ) -> jax.Array:
+        bias = position_bias(params["attn"], self.window, self.bias_layout)
+        scale = (self.channels // self.num_heads) ** -0.5 if self.qk_scale is None else self.qk_scale
+        inputs = x, query, params, bias, key_mask, path_scale
+        return branches.attention(*inputs, self.num_heads, scale, LAYER_NORM_EPSILON)
+
+
+def _mlp_kernel(params: branches.Params, x: jax.Array, path_scale: jax.Array | None) -> jax.Array:
+    return branches.mlp(x, params, path_scale, LAYER_NORM_EPSILON)

@@ -145,6 +145,7 @@ class Level(nn.Module):
     def _block(self, index: int) -> Block:
         config, level = self.config, self.level
         return Block(
+            config.dims[level],
             config.num_heads[level],
             config.window_size[level],
             config.mlp_ratio,

@@ -4,6 +4,7 @@ import functools
 from typing import Literal, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
@@ -36,3 +37,17 @@ def relative_position_bias(table: Table, window: Size, layout: Literal["per_head
     if layout == "flattened":
         return table.reshape(-1)[index][None]
     return rearrange(table[index], "q k h -> h q k")
+
+
+def relative_position_bias_by_products(
+    table: jax.Array, window: Size, layout: Literal["per_head", "flattened"]
+) -> jax.Array:
+    """`relative_position_bias` by two matrix products with zeros and ones, as TPUs read single elements one by one."""
+    rows, columns = (2 * side - 1 for side in window)
+    if layout == "flattened":
+        table = table.reshape(-1)[: rows * columns, None]
+    table = table.reshape(rows, columns, -1)
+    # offsets[i, j, r] is 1 where r is the place of i - j.
+    by_row, by_column = (np.eye(2 * side - 1)[np.subtract.outer(*[np.arange(side)] * 2) + side - 1] for side in window)
+    bias = jnp.einsum("yYr,xXc,rch->hyxYX", by_row, by_column, table, precision=jax.lax.Precision.HIGHEST)
+    return bias.reshape(-1, window[0] * window[1], window[0] * window[1])

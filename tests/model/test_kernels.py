@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+from einops import rearrange
 from flax import linen as nn
 
 from gcvit_flax.devices import compiler_options
@@ -17,6 +18,14 @@ BATCH, WINDOWS, HEADS, TOKENS, WIDTH = 2, 9, 2, 6, 5
 DTYPES = pytest.mark.parametrize(
     ("dtype", "forward", "backward"), [(jnp.float32, 1e-6, 1e-5), (jnp.bfloat16, 2e-2, 3e-2)], ids=["f32", "bf16"]
 )
+
+
+def attention_by_heads(q, k, v, bias, mask=None, kernel=windowed_attention):
+    """A kernel whose heads lie in channels, on queries, keys and values (B, n, h, T, d), or shared (B, h, T, d)."""
+    parts, query = ([q, k, v], None) if q.ndim == k.ndim else ([k, v], rearrange(q, "B h T d -> B T (h d)"))
+    qkv = rearrange(jnp.stack(parts), "parts B n h T d -> B n T (parts h d)")
+    x = kernel(qkv, query, bias, mask, k.shape[2], 1.0)
+    return rearrange(x, "B n T (h d) -> B n h T d", h=k.shape[2])
 
 
 def assert_close(actual, expected, tolerance):
@@ -63,7 +72,7 @@ def test_windowed_attention(dtype, forward, backward, shared_query, masked, wind
     if masked:
         mask = jnp.ones((windows, TOKENS), bool).at[-1, 4:].set(False)
     check(
-        lambda *x: windowed_attention(*x, mask),
+        lambda *x: attention_by_heads(*x, mask),
         lambda *x: plain.windowed_attention(*x, mask),
         [queries, keys, keys, (bias_heads, TOKENS, TOKENS)],
         dtype,
@@ -90,13 +99,13 @@ def test_windowed_attention_is_softmax_attention(shared_query, masked):
         weights = np.exp(logits) * mask[n]
         expected[b, n, h] = weights / weights.sum(-1, keepdims=True) @ v[b, n, h]
     arguments = [jnp.float32(x) for x in (q, k, v, bias)]
-    actual = windowed_attention(*arguments, jnp.array(mask) if masked else None)
+    actual = attention_by_heads(*arguments, jnp.array(mask) if masked else None)
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_attention_survives_large_logits():
     q = jnp.full((1, 1, 1, 2, 1), 100.0)
-    np.testing.assert_allclose(windowed_attention(q, q, q, jnp.zeros((1, 2, 2))), q)
+    np.testing.assert_allclose(attention_by_heads(q, q, q, jnp.zeros((1, 2, 2))), q)
 
 
 @DTYPES

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gcvit_flax.model.kernels import plain
+from gcvit_flax.model.kernels.barrier import cpu_barrier
 from gcvit_flax.model.rematerialize import save_for_backward
 
 Saved = tuple[jax.Array, jax.Array]  # The input and the kernel.
@@ -40,13 +41,13 @@ def _depthwise_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Save
 
 def _depthwise_backward(saved: Saved, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    x, gradient = jax.lax.optimization_barrier((x, gradient))
+    x, gradient = cpu_barrier((x, gradient))
     products = [(shift * gradient).astype(jnp.float32) for shift in _shifts(x)]
     # Nine sums in one pass, along the rows: on CPUs twice as fast as along the columns and seven times as fast as nine
     # reductions. Without the barrier XLA:CPU would fuse them with the slower second sum.
     zeros = [jnp.float32(0)] * 9
     sums = jax.lax.reduce(products, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (2,))
-    kernel_gradient = jnp.stack(jax.lax.optimization_barrier(sums)).sum((1, 2))  # (9, B, H, C) -> (9, C)
+    kernel_gradient = jnp.stack(cpu_barrier(sums)).sum((1, 2))  # (9, B, H, C) -> (9, C)
     flipped = kernel[::-1, ::-1]
     return depthwise_conv3x3(gradient, flipped), kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
 
@@ -73,7 +74,7 @@ def _strided_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Saved]
 
 def _strided_backward(saved: Saved, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    x, gradient = jax.lax.optimization_barrier((x, gradient))
+    x, gradient = cpu_barrier((x, gradient))
     (x_gradient,) = jax.vjp(lambda x: plain.strided_conv3x3(x, kernel), x)[1](gradient)
     kernel_gradient = jax.lax.platform_dependent(
         x, kernel, gradient, cpu=_kernel_gradient_by_products, default=_kernel_gradient
@@ -91,8 +92,8 @@ def _kernel_gradient_by_products(x: jax.Array, kernel: jax.Array, gradient: jax.
         height, width = (2 * side - 1 for side in gradient.shape[:2])
         x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
         shifts = [x[row : row + height : 2, column : column + width : 2] for row in range(3) for column in range(3)]
-        shifts = jax.lax.optimization_barrier(jnp.concatenate(shifts, -1))  # (H/2, W/2, 9C)
-        return total + jnp.einsum("hwi,hwo->io", shifts, gradient, preferred_element_type=jnp.float32), None
+        columns = cpu_barrier(jnp.concatenate(shifts, -1))  # (H/2, W/2, 9C)
+        return total + jnp.einsum("hwi,hwo->io", columns, gradient, preferred_element_type=jnp.float32), None
 
     zeros = jnp.zeros((9 * kernel.shape[2], kernel.shape[3]), jnp.float32)
     total, _ = jax.lax.scan(add, zeros, (x, gradient))

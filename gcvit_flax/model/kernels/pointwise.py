@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+from gcvit_flax.model.kernels.barrier import cpu_barrier
 from gcvit_flax.model.rematerialize import save_for_backward
 
 
@@ -26,7 +27,7 @@ def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-    x, gradient = jax.lax.optimization_barrier((x, gradient))
+    x, gradient = cpu_barrier((x, gradient))
     density = jnp.exp(-0.5 * x * x) * jnp.asarray(1 / math.sqrt(2 * math.pi), x.dtype)
     return (gradient * (_normal_cdf(x) + x * density),)
 
@@ -59,11 +60,11 @@ def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon
 
 def _layer_norm_backward(_: float, saved: Saved, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale, mean, factor = saved
-    x, gradient = jax.lax.optimization_barrier((x, gradient))
+    x, gradient = cpu_barrier((x, gradient))
     normalized = (x.astype(jnp.float32) - mean) * factor
     scaled = gradient * scale
     means = scaled.mean(-1, keepdims=True), (scaled * normalized).mean(-1, keepdims=True)
-    first, second = jax.lax.optimization_barrier(means)
+    first, second = cpu_barrier(means)
     x_gradient = (scaled - first - normalized * second) * factor
     tokens = tuple(range(x.ndim - 1))
     scale_gradient, bias_gradient = (gradient * normalized).sum(tokens), gradient.sum(tokens)

@@ -5,45 +5,150 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
+from gcvit_flax.model.kernels.barrier import cpu_barrier
+from gcvit_flax.model.kernels.tpu import window_attention
 from gcvit_flax.model.rematerialize import save_for_backward
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def windowed_attention(
-    q: Float[Array, "B n h T d"] | Float[Array, "B h T d"],
-    k: Float[Array, "B n h T d"],
-    v: Float[Array, "B n h T d"],
+    qkv: Float[Array, "B n T channels"],
+    query: Float[Array, "B T C"] | None,
     bias: Float[Array, "h_or_1 T T"],
-    key_mask: Bool[Array, "n T"] | None = None,
-) -> Float[Array, "B n h T d"]:
-    """softmax(q k^T + bias) v inside each window, with the softmax in float32.
+    key_mask: Bool[Array, "n T"] | None,
+    num_heads: int,
+    scale: float,
+) -> Float[Array, "B n T C"]:
+    """softmax(scale * q k^T + bias) v inside each window and head, with the softmax in float32.
 
-    A `q` without windows is shared by all windows of an image; `key_mask` is False at padding.
+    `qkv` has queries, keys and values along its channels; with a `query` shared by all windows of an image, keys and
+    values. `key_mask` is False at padding.
 
-    The softmax is normalized after the product with v: d divisions per token instead of T, which halves the time on
-    CPUs. The backward pass is written out because autodiff's sum of the bias gradient over a few large arrays is slow.
+    On a TPU a kernel of its own computes it (`tpu.window_attention`). Elsewhere the softmax is normalized after the
+    product with v: d divisions per token instead of T, which halves the time on CPUs; and the backward pass is written
+    out because autodiff's sum of the bias gradient over a few large arrays is slow.
     """
-    return _forward(q, k, v, bias, key_mask)[0]
+    return _forward(qkv, query, bias, key_mask, num_heads, scale)[0]
 
 
 class _Saved(NamedTuple):
-    """What the backward pass reads; `weights` are the exponentials before the division by `sums`."""
+    """What the backward pass reads beside the query, bias and mask.
 
-    q: jax.Array
-    k: jax.Array
-    v: jax.Array
-    bias: jax.Array
+    `qkv` (B, n, T, 3C or 2C) and `output` (B, n, T, C) hold their values in the order that suits the platform;
+    `weights` are the exponentials before the division by `sums`, on a TPU zeros that XLA removes with what reads them.
+    """
+
+    qkv: jax.Array
     weights: jax.Array
     sums: jax.Array
     output: jax.Array
 
 
+_Inputs = tuple[jax.Array | None, jax.Array, jax.Array | None]  # Query, bias and mask.
+
+
 def _forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array, key_mask: jax.Array | None
-) -> tuple[jax.Array, _Saved]:
-    q, k, v = save_for_backward((q, k, v))
+    qkv: jax.Array, query: jax.Array | None, bias: jax.Array, key_mask: jax.Array | None, num_heads: int, scale: float
+) -> tuple[jax.Array, tuple[_Inputs, _Saved]]:
+    query = save_for_backward(query)
+    saved = jax.lax.platform_dependent(
+        qkv,
+        query,
+        bias,
+        key_mask,
+        tpu=functools.partial(_forward_on_tpu, num_heads=num_heads, scale=scale),
+        default=functools.partial(_forward_by_heads, num_heads=num_heads, scale=scale),
+    )
+    saved = save_for_backward(saved)
+    x = jax.lax.platform_dependent(
+        saved.output, tpu=lambda x: x, default=functools.partial(_merge_heads, num_heads=num_heads)
+    )
+    return x, ((query, bias, key_mask), saved)
+
+
+def _backward(
+    num_heads: int, scale: float, residuals: tuple[_Inputs, _Saved], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array | None, jax.Array, None]:
+    (query, bias, key_mask), saved = residuals
+    gradients = jax.lax.platform_dependent(
+        query,
+        bias,
+        key_mask,
+        saved,
+        gradient,
+        tpu=functools.partial(_backward_on_tpu, num_heads=num_heads, scale=scale),
+        default=functools.partial(_backward_by_heads, num_heads=num_heads, scale=scale),
+    )
+    return *gradients, None
+
+
+windowed_attention.defvjp(_forward, _backward)
+
+
+def _forward_on_tpu(
+    qkv: jax.Array,
+    query: jax.Array | None,
+    bias: jax.Array,
+    key_mask: jax.Array | None,
+    *,
+    num_heads: int,
+    scale: float,
+) -> _Saved:
+    x = window_attention.attention(qkv, query, bias, key_mask, num_heads, scale)
+    batch, n, tokens, _ = x.shape
+    weights = jnp.zeros((batch, n, num_heads, tokens, tokens), x.dtype)
+    sums = jnp.zeros((batch, n, num_heads, tokens, 1), jnp.float32)
+    return _Saved(qkv, weights, sums, x)
+
+
+def _backward_on_tpu(
+    query: jax.Array | None,
+    bias: jax.Array,
+    key_mask: jax.Array | None,
+    saved: _Saved,
+    gradient: jax.Array,
+    *,
+    num_heads: int,
+    scale: float,
+) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    return window_attention.attention_gradients(saved.qkv, query, bias, key_mask, num_heads, scale, gradient)
+
+
+def split_heads(
+    qkv: Float[Array, "B n T channels"], query: Float[Array, "B T C"] | None, num_heads: int, scale: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Scaled queries (B, n, h, T, d), or (B, h, T, d) of a shared `query`, and keys and values (B, n, h, T, d)."""
+    return _queries_keys_values(_by_heads(qkv, query, num_heads), query, num_heads, scale)
+
+
+def _by_heads(qkv: jax.Array, query: jax.Array | None, num_heads: int) -> jax.Array:
+    parts = 3 if query is None else 2
+    return rearrange(qkv, "B n T (parts h d) -> parts B n h T d", parts=parts, h=num_heads)
+
+
+def _queries_keys_values(
+    qkv: jax.Array, query: jax.Array | None, num_heads: int, scale: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    *q, k, v = qkv
+    shared = [] if query is None else [rearrange(query, "B T (h d) -> B h T d", h=num_heads)]
+    return (q or shared)[0] * jnp.asarray(scale, k.dtype), k, v
+
+
+def _forward_by_heads(
+    qkv: jax.Array,
+    query: jax.Array | None,
+    bias: jax.Array,
+    key_mask: jax.Array | None,
+    *,
+    num_heads: int,
+    scale: float,
+) -> _Saved:
+    *shape, _ = qkv.shape
+    qkv = _by_heads(qkv, query, num_heads)
+    q, k, v = _queries_keys_values(qkv, query, num_heads, scale)
     logits = jnp.einsum("Bnhqd,Bnhkd->Bnhqk", _for_windows(q, k), k, preferred_element_type=jnp.float32)
     logits += bias.astype(jnp.float32)
     if key_mask is not None:
@@ -51,30 +156,55 @@ def _forward(
     weights = jnp.exp(logits - logits.max(-1, keepdims=True))
     sums = weights.sum(-1, keepdims=True)
     weights = weights.astype(v.dtype)
-    x = jnp.einsum("Bnhqk,Bnhkd->Bnhqd", weights, v, preferred_element_type=jnp.float32) / sums
-    weights, sums, x = save_for_backward((weights, sums, x.astype(v.dtype)))
-    return x, _Saved(q, k, v, bias, weights, sums, x)
+    x = (jnp.einsum("Bnhqk,Bnhkd->Bnhqd", weights, v, preferred_element_type=jnp.float32) / sums).astype(v.dtype)
+    return _Saved(qkv.reshape(*shape, -1), weights, sums, x.reshape(*shape, -1))
 
 
-def _backward(saved: _Saved, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, None]:
-    q, k, v, bias, weights, sums, output = saved
-    gradient = gradient / sums  # With respect to the weighted sum before its normalization.
+def _merge_heads(x: jax.Array, num_heads: int) -> jax.Array:
+    return rearrange(_heads_first(x, num_heads), "B n h T d -> B n T (h d)")
+
+
+def _heads_first(x: jax.Array, num_heads: int) -> jax.Array:
+    """Values (B, n, h, T, d) that were given the shape (B, n, T, C) without being moved."""
+    batch, n, tokens, _ = x.shape
+    return x.reshape(batch, n, num_heads, tokens, -1)
+
+
+def _backward_by_heads(
+    query: jax.Array | None,
+    bias: jax.Array,
+    key_mask: jax.Array | None,
+    saved: _Saved,
+    gradient: jax.Array,
+    *,
+    num_heads: int,
+    scale: float,
+) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    output = _heads_first(saved.output, num_heads)
+    q, k, v = _queries_keys_values(saved.qkv.reshape(-1, *output.shape), query, num_heads, scale)
+    gradient = rearrange(gradient, "B n T (h d) -> B n h T d", h=num_heads)
+    gradient = gradient / saved.sums  # With respect to the weighted sum before its normalization.
     mean = (gradient * output).sum(-1, keepdims=True)
     gradient = gradient.astype(v.dtype)
-    v_gradient = jnp.einsum("Bnhqk,Bnhqd->Bnhkd", weights, gradient)
-    logits_gradient = weights * (
+    v_gradient = jnp.einsum("Bnhqk,Bnhqd->Bnhkd", saved.weights, gradient)
+    logits_gradient = saved.weights * (
         jnp.einsum("Bnhqd,Bnhkd->Bnhqk", gradient, v, preferred_element_type=jnp.float32) - mean
     )
-    logits_gradient = jax.lax.optimization_barrier(logits_gradient)
+    logits_gradient = cpu_barrier(logits_gradient)
     bias_gradient = _sum_of_windows(logits_gradient)
     if len(bias) == 1:
         bias_gradient = bias_gradient.sum(0, keepdims=True)
     logits_gradient = logits_gradient.astype(v.dtype)
-    q_gradient = jnp.einsum("Bnhqk,Bnhkd->Bnhqd", logits_gradient, k)
+    q_gradient = jnp.einsum("Bnhqk,Bnhkd->Bnhqd", logits_gradient, k) * jnp.asarray(scale, k.dtype)
     k_gradient = jnp.einsum("Bnhqk,Bnhqd->Bnhkd", logits_gradient, _for_windows(q, k))
-    if q.ndim == 4:
-        q_gradient = q_gradient.sum(1)
-    return q_gradient, k_gradient, v_gradient, bias_gradient.astype(bias.dtype), None
+    gradients = [k_gradient, v_gradient]
+    query_gradient = None
+    if query is None:
+        gradients = [q_gradient, *gradients]
+    else:
+        query_gradient = rearrange(q_gradient.sum(1), "B h T d -> B T (h d)")
+    qkv_gradient = rearrange(jnp.stack(gradients), "parts B n h T d -> B n T (parts h d)")
+    return qkv_gradient, query_gradient, bias_gradient.astype(bias.dtype)
 
 
 def _for_windows(q: jax.Array, k: jax.Array) -> jax.Array:
@@ -86,8 +216,5 @@ def _sum_of_windows(x: Float[Array, "B n h T T"]) -> Float[Array, "h T T"]:
     """The sum over images and windows, by adding whole arrays eight at a time."""
     x = x.reshape(-1, *x.shape[2:])
     while len(x) > 8 and len(x) % 8 == 0:
-        x = jax.lax.optimization_barrier(functools.reduce(jax.lax.add, x.reshape(8, -1, *x.shape[1:])))
+        x = cpu_barrier(functools.reduce(jax.lax.add, x.reshape(8, -1, *x.shape[1:])))
     return functools.reduce(jax.lax.add, x) if len(x) <= 8 else x.sum(0)
-
-
-windowed_attention.defvjp(_forward, _backward)

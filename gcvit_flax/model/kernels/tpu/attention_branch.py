@@ -1,0 +1,185 @@
+"""The branch x + scale * Attention(normalized x) of a block as one kernel."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from gcvit_flax.model.kernels.tpu.attend import Heads, attend, attend_gradients, bias_gradient_of, logits_of
+from gcvit_flax.model.kernels.tpu.rows import normalize_rows, normalize_rows_gradient, product
+from gcvit_flax.model.kernels.tpu.tiles import LANES, Tiles, Tree, make_tiles, padded_tokens, run_tiled, whole_spec
+from gcvit_flax.model.kernels.tpu.window_attention import (
+    add_to_query_gradient,
+    attention_cost,
+    attention_inputs,
+    load_query,
+    logits_bytes,
+)
+
+
+class AttentionWeights(NamedTuple):
+    """Of the projections to queries (unless they are shared), keys and values, (C, 3C or 2C), and back, (C, C).
+
+    Kernels are in the type to compute in, biases (1, 3C or 2C) and (1, C) in float32.
+    """
+
+    kernel: jax.Array
+    bias: jax.Array
+    out_kernel: jax.Array
+    out_bias: jax.Array
+
+
+def attention_branch(
+    x: jax.Array,
+    query: jax.Array | None,
+    weights: AttentionWeights,
+    position_bias: jax.Array,
+    key_mask: jax.Array | None,
+    scale: jax.Array,
+    num_heads: int,
+    qk_scale: float,
+    epsilon: float,
+) -> jax.Array:
+    """x + scale * (attention(normalized x @ kernel + bias) @ out_kernel + out_bias), x (B, n, T, C), scale (B, 1, 1).
+
+    The attention is `window_attention.attention`'s, with `position_bias` (h or 1, T, T) and `qk_scale`.
+    """
+    tiles, heads = _sizes(x, num_heads, copies=4)
+    inputs, specs = _inputs(tiles, heads, x, query, weights, position_bias, key_mask, scale)
+
+    def kernel(refs: Tree, outputs: Tree) -> None:
+        x = tiles.load_rows(refs["x"])
+        normalized, _ = normalize_rows(x, epsilon)
+        attended, _ = _attend(tiles, heads, refs, normalized.astype(refs["kernel"].dtype), qk_scale)
+        y = product("rc,cd->rd", attended, refs["out_kernel"][...]) + refs["out_bias"][...]
+        tiles.store(outputs["x"], tiles.windowed(x + tiles.times_scale(y, refs["scale"])))
+
+    outputs, output_specs = {"x": jax.ShapeDtypeStruct(x.shape, x.dtype)}, {"x": specs["x"]}
+    cost = _cost(tiles, heads, x, weights, products=2)
+    return run_tiled(kernel, tiles, inputs, specs, outputs, output_specs, {}, cost, "attention_branch")["x"]
+
+
+def attention_branch_gradients(
+    x: jax.Array,
+    query: jax.Array | None,
+    weights: AttentionWeights,
+    position_bias: jax.Array,
+    key_mask: jax.Array | None,
+    scale: jax.Array,
+    num_heads: int,
+    qk_scale: float,
+    epsilon: float,
+    gradient: jax.Array,
+) -> tuple[jax.Array, jax.Array | None, AttentionWeights, jax.Array]:
+    """The gradients of `attention_branch` with respect to `x`, `query`, `weights` (float32) and `position_bias`."""
+    tiles, heads = _sizes(x, num_heads, copies=10)
+    inputs, specs = _inputs(tiles, heads, x, query, weights, position_bias, key_mask, scale)
+    inputs["gradient"], specs["gradient"] = gradient, specs["x"]
+
+    def kernel(refs: Tree, outputs: Tree) -> None:
+        x, gradient = tiles.load_rows(refs["x"]), tiles.load_rows(refs["gradient"])
+        normalized, factor = normalize_rows(x, epsilon)
+        dtype = refs["kernel"].dtype
+        rounded = normalized.astype(dtype)
+        attended, parts = _attend(tiles, heads, refs, rounded, qk_scale)
+        y_gradient = tiles.times_scale(gradient, refs["scale"])
+        outputs["out_bias"][...] += y_gradient.sum(0, keepdims=True)
+        y_gradient = y_gradient.astype(dtype)
+        outputs["out_kernel"][...] += product("rc,rd->cd", attended, y_gradient)
+        attended_gradient = tiles.windowed(product("rd,cd->rc", y_gradient, refs["out_kernel"][...]))
+        logits = logits_of(heads, refs["position_bias"], refs.get("mask"), tiles.images)
+        gradients = []
+        for (lanes, group), (q, k, v) in zip(heads.groups(), parts, strict=True):
+            found = attend_gradients(
+                heads, group, logits, q, k, v, attended_gradient[..., lanes], outputs["position_bias"]
+            )
+            of_query, *rest = found[0] * qk_scale, *found[1:]
+            if "query" in refs:
+                add_to_query_gradient(tiles, outputs["query"], of_query, lanes)
+            else:
+                rest = [of_query, *rest]
+            gradients.append(rest)
+        projected = [jnp.concatenate(part, -1).reshape(len(x), -1) for part in zip(*gradients, strict=True)]
+        normalized_gradient = jnp.float32(0)
+        for part, value in enumerate(projected):
+            columns = slice(part * tiles.channels, (part + 1) * tiles.channels)
+            outputs["bias"][:, columns] += value.sum(0, keepdims=True)
+            value = value.astype(dtype)
+            outputs["kernel"][:, columns] += product("rc,rd->cd", rounded, value)
+            normalized_gradient += product("rd,cd->rc", value, refs["kernel"][:, columns])
+        x_gradient = gradient + normalize_rows_gradient(normalized, factor, normalized_gradient)
+        tiles.store(outputs["x"], tiles.windowed(x_gradient))
+
+    outputs, output_specs = {"x": jax.ShapeDtypeStruct(x.shape, x.dtype)}, {"x": specs["x"]}
+    if query is not None:
+        outputs["query"] = jax.ShapeDtypeStruct(query.shape, jnp.float32)
+        output_specs["query"] = specs["query"]
+    sums = {name: value.shape for name, value in weights._asdict().items()} | {
+        "position_bias": inputs["position_bias"].shape
+    }
+    cost = _cost(tiles, heads, x, weights, products=5)
+    name = "attention_branch_gradients"
+    results = run_tiled(kernel, tiles, inputs, specs, outputs, output_specs, sums, cost, name)
+    query_gradient = None if query is None else results["query"].astype(query.dtype)
+    weights_gradient = AttentionWeights(*(results[name] for name in AttentionWeights._fields))
+    return (
+        results["x"],
+        query_gradient,
+        weights_gradient,
+        bias_gradient_of(heads, results["position_bias"], position_bias),
+    )
+
+
+def _attend(
+    tiles: Tiles, heads: Heads, refs: Tree, rounded: jax.Array, qk_scale: float
+) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array, jax.Array]]]:
+    """The heads' outputs as rows, and each group's scaled queries, keys and values."""
+    dtype = rounded.dtype
+    local = "query" not in refs
+    projected = []
+    for part in range(3 if local else 2):
+        columns = slice(part * tiles.channels, (part + 1) * tiles.channels)
+        projected.append(
+            tiles.windowed(product("rc,cd->rd", rounded, refs["kernel"][:, columns]) + refs["bias"][:, columns])
+        )
+    *q, k, v = projected
+    k, v = k.astype(dtype), v.astype(dtype)
+    logits = logits_of(heads, refs["position_bias"], refs.get("mask"), tiles.images)
+    outputs, parts = [], []
+    for lanes, group in heads.groups():
+        queries = q[0][..., lanes].astype(dtype) if local else load_query(tiles, refs, lanes)
+        parts.append((queries.astype(jnp.float32) * qk_scale, k[..., lanes], v[..., lanes]))
+        outputs.append(attend(heads, group, logits, *parts[-1]).astype(dtype))
+    return jnp.concatenate(outputs, -1).reshape(rounded.shape), parts
+
+
+def _sizes(x: jax.Array, num_heads: int, copies: int) -> tuple[Tiles, Heads]:
+    heads = Heads(num_heads, x.shape[-1] // num_heads, padded_tokens(x.shape))
+    window_bytes = copies * (logits_bytes(heads) // 2 + 4 * heads.padded * max(x.shape[-1], LANES))
+    return make_tiles(x.shape, x.shape[-1], window_bytes), heads
+
+
+def _inputs(
+    tiles: Tiles,
+    heads: Heads,
+    x: jax.Array,
+    query: jax.Array | None,
+    weights: AttentionWeights,
+    position_bias: jax.Array,
+    key_mask: jax.Array | None,
+    scale: jax.Array,
+) -> tuple[Tree, Tree]:
+    inputs, specs = attention_inputs(tiles, heads, query, position_bias, key_mask)
+    inputs["position_bias"], specs["position_bias"] = inputs.pop("bias"), specs.pop("bias")
+    inputs |= {"x": x, "scale": scale, **weights._asdict()}
+    specs |= {name: whole_spec(value) for name, value in weights._asdict().items()}
+    return inputs, specs | {"x": tiles.window_spec(tiles.channels), "scale": tiles.image_spec(1, 1)}
+
+
+def _cost(tiles: Tiles, heads: Heads, x: jax.Array, weights: AttentionWeights, products: int) -> pl.CostEstimate:
+    passes = 2 if products == 2 else 3
+    cost = attention_cost(tiles, heads, products, bytes_accessed=passes * x.size * x.dtype.itemsize)
+    projections = x.size // tiles.channels * (weights.kernel.size + weights.out_kernel.size)
+    flops = cost.flops + 2 * (1 if products == 2 else 3) * projections
+    return pl.CostEstimate(flops=flops, transcendentals=cost.transcendentals, bytes_accessed=cost.bytes_accessed)

@@ -1,0 +1,40 @@
+"""Mathematics on rows (rows, channels) in registers: normalization, GELU and matrix products."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+# Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: 1 - erf(x) for x >= 0 to 1.5e-7, a polynomial of
+# 1 / (1 + p x) times exp(-x^2), which the derivative of GELU needs too. XLA's own erf takes twice as many operations.
+_P = 0.3275911
+_COEFFICIENTS = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+
+
+def normal_cdf_and_density(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Phi(x) and its derivative, of float32."""
+    exponential = jnp.exp(-0.5 * x * x)
+    t = 1 / (1 + _P * math.sqrt(0.5) * jnp.abs(x))
+    polynomial = jnp.float32(0)
+    for coefficient in reversed(_COEFFICIENTS):
+        polynomial = t * (0.5 * coefficient + polynomial)
+    tail = exponential * polynomial
+    return jnp.where(x < 0, tail, 1 - tail), exponential * (1 / math.sqrt(2 * math.pi))
+
+
+def normalize_rows(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
+    """(x - mean) / sqrt(variance + epsilon) of each row, and that factor."""
+    centered = x - x.mean(-1, keepdims=True)
+    factor = jax.lax.rsqrt((centered * centered).mean(-1, keepdims=True) + epsilon)
+    return centered * factor, factor
+
+
+def normalize_rows_gradient(normalized: jax.Array, factor: jax.Array, gradient: jax.Array) -> jax.Array:
+    """The gradient with respect to x of `normalize_rows`."""
+    mean, product = gradient.mean(-1, keepdims=True), (gradient * normalized).mean(-1, keepdims=True)
+    return factor * (gradient - mean - normalized * product)
+
+
+def product(axes: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """A matrix product, by einsum's `axes`, summed in float32."""
+    return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
