@@ -1,0 +1,194 @@
+"""The TPU kernels, interpreted on a CPU, against the layers they stand for; and which of the two a program has."""
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+from model.test_kernels import assert_close, attention_by_heads
+
+import gcvit_flax
+from gcvit_flax.model.block import Block
+from gcvit_flax.model.kernels import plain
+from gcvit_flax.model.kernels.tpu import tiles, window_attention
+from gcvit_flax.model.kernels.tpu.rows import normal_cdf_and_density
+from gcvit_flax.model.position_bias import relative_position_bias, relative_position_bias_by_products
+
+TOLERANCES = {"float32": (1e-5, 1e-5), "bfloat16": (2e-2, 4e-2)}
+
+
+@pytest.fixture
+def on_tpu(monkeypatch):
+    """Has programs take what they hold for TPUs, interpreted, with products in full precision."""
+    monkeypatch.setattr(jax.lax, "platform_dependent", _for_tpu)
+    with pltpu.force_tpu_interpret_mode(), jax.default_matmul_precision("highest"):
+        yield
+
+
+def _for_tpu(*arguments, default=None, tpu=None, **others):
+    return (tpu or default)(*arguments)
+
+
+def both(function, arguments, weights):
+    """Values, and gradients of their weighted sum."""
+
+    def loss(arguments):
+        values = function(*arguments)
+        return (values * weights).sum(), values
+
+    gradients, values = jax.jit(jax.grad(loss, has_aux=True))(arguments)
+    return values, gradients
+
+
+def compare(ours, theirs, dtype):
+    values, gradients = (jax.tree.leaves(tree) for tree in ours)
+    expected_values, expected_gradients = (jax.tree.leaves(tree) for tree in theirs)
+    assert_close(values[0], expected_values[0], TOLERANCES[dtype][0])
+    for actual, expected in zip(gradients, expected_gradients, strict=True):
+        assert actual.dtype == expected.dtype
+        assert_close(actual, expected, TOLERANCES[dtype][1])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize(
+    ("windows", "tokens", "heads", "width", "shared_query", "masked", "bias_heads"),
+    [
+        (4, 6, 2, 5, False, False, 2),
+        (4, 6, 2, 5, True, True, 2),
+        (1, 11, 6, 40, False, False, 1),  # Two groups of heads: 120 and 120 of 240 channels.
+        (2, 200, 4, 32, True, False, 4),  # Two stacks of heads in one group.
+    ],
+)
+def test_window_attention(dtype, windows, tokens, heads, width, shared_query, masked, bias_heads, monkeypatch):
+    monkeypatch.setattr(tiles, "_STEP_BYTES", 2**20)  # Several steps, for images and for windows.
+    rng = np.random.default_rng(0)
+    keys = (4, windows, heads, tokens, width)
+    shapes = [keys[:1] + keys[2:] if shared_query else keys, keys, keys, (bias_heads, tokens, tokens)]
+    arguments = [jnp.asarray(rng.normal(size=shape) / np.sqrt(width), dtype) for shape in shapes]
+    weights = rng.normal(size=keys).astype(np.float32)
+    mask = jnp.ones((windows, tokens), bool).at[-1, 4:].set(False) if masked else None
+    with jax.default_matmul_precision("highest"):
+        expected = both(
+            lambda *x: plain.windowed_attention(*x, mask), [x.astype(jnp.float32) for x in arguments], weights
+        )
+        expected = jax.tree.map(lambda x: x.astype(dtype), expected)
+        with pltpu.force_tpu_interpret_mode():
+            values = attention_by_heads(*arguments, mask, kernel=window_attention.attention)
+            gradients = _gradients(arguments, mask, jnp.asarray(weights, dtype))
+    compare((values, gradients), expected, dtype)
+
+
+def _gradients(arguments, mask, gradient):
+    """Those of `window_attention.attention_gradients`, by heads."""
+
+    @jax.custom_vjp
+    def attention(qkv, query, bias):
+        return window_attention.attention(qkv, query, bias, mask, heads, 1.0)
+
+    def forward(*inputs):
+        return attention(*inputs), inputs
+
+    def backward(inputs, gradient):
+        qkv, query, bias = inputs
+        return window_attention.attention_gradients(qkv, query, bias, mask, heads, 1.0, gradient)
+
+    attention.defvjp(forward, backward)
+    heads = arguments[1].shape[2]
+    kernel = lambda qkv, query, bias, mask, heads, scale: attention(qkv, query, bias)  # noqa: E731
+    return jax.vjp(lambda *x: attention_by_heads(*x, mask, kernel=kernel), *arguments)[1](gradient)
+
+
+BLOCK = {
+    "channels": 20,
+    "num_heads": 2,
+    "window": (2, 3),
+    "mlp_ratio": 3.0,
+    "qkv_bias": True,
+    "qk_scale": None,
+    "bias_layout": "per_head",
+    "dropout_rate": 0.0,
+    "attention_dropout_rate": 0.0,
+    "layer_scale": None,
+    "dtype": jnp.float32,
+}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize(
+    ("fields", "shared_query", "masked", "path"),
+    [
+        ({}, False, False, False),
+        ({}, True, True, True),
+        ({"layer_scale": 0.5, "qkv_bias": False, "qk_scale": 0.4}, False, True, True),
+        ({"bias_layout": "flattened"}, True, False, False),
+        ({"bias_layout": "expanded", "layer_scale": 0.1}, False, False, True),
+    ],
+)
+def test_a_block_of_kernels_is_the_block_of_layers(dtype, fields, shared_query, masked, path, monkeypatch):
+    monkeypatch.setattr(tiles, "_STEP_BYTES", 2**16)  # Several steps.
+    block = Block(**BLOCK | fields | {"dtype": jnp.dtype(dtype)})
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(4, 3, 6, 20)), dtype)
+    query = jnp.asarray(rng.normal(size=(4, 6, 20)), dtype) if shared_query else None
+    mask = jnp.ones((3, 6), bool).at[-1, 2:].set(False) if masked else None
+    scales = jnp.asarray([[0.0, 2.0, 1.0, 2.0], [1.0, 0.0, 2.0, 2.0]]) if path else None
+    params = block.init(jax.random.key(0), x, query, mask, train=False)["params"]
+    params = jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape).astype(np.float32), params)
+    weights = np.asarray(rng.normal(size=x.shape), np.float32)
+    if masked:
+        weights[:, -1, 2:] = 0  # What is computed for padding is cropped.
+
+    def apply(params, x, query):
+        return block.apply({"params": params}, x, query, mask, scales, train=True)
+
+    with jax.default_matmul_precision("highest"):
+        expected = both(apply, [params, x, query], weights)
+    with monkeypatch.context() as patch:
+        patch.setattr(jax.lax, "platform_dependent", _for_tpu)
+        with pltpu.force_tpu_interpret_mode(), jax.default_matmul_precision("highest"):
+            actual = both(apply, [params, x, query], weights)
+    compare(actual, expected, dtype)
+
+
+def test_dropout_takes_the_layers(on_tpu):
+    x = jax.random.normal(jax.random.key(0), (1, 1, 6, 20))
+    dropping = Block(**BLOCK | {"dropout_rate": 0.5})
+    params = dropping.init(jax.random.key(0), x, train=False)
+    results = [dropping.apply(params, x, train=True, rngs={"dropout": jax.random.key(key)}) for key in range(2)]
+    assert not jnp.array_equal(*results)
+
+
+@pytest.mark.parametrize("window", [(7, 7), (2, 3), (3, 1)])
+@pytest.mark.parametrize("layout", ["per_head", "flattened"])
+def test_bias_by_products_is_the_bias_by_index(window, layout):
+    rows = (2 * window[0] - 1) * (2 * window[1] - 1)
+    table = jax.random.normal(jax.random.key(0), (rows, 3))
+    expected = relative_position_bias(table, window, layout)
+    np.testing.assert_array_equal(relative_position_bias_by_products(table, window, layout), expected)
+
+
+def test_gelu_polynomial():
+    x = np.linspace(-10, 10, 4001).astype(np.float32)
+    cdf, density = normal_cdf_and_density(jnp.asarray(x))
+    np.testing.assert_allclose(cdf, jax.scipy.stats.norm.cdf(np.float64(x)), atol=2e-7)
+    np.testing.assert_allclose(density, jax.scipy.stats.norm.pdf(np.float64(x)), atol=2e-7)
+
+
+def test_the_program_chooses_by_its_platform():
+    """Not by the machine that it is lowered on: kernels for TPUs are there in a program for TPUs alone."""
+    model = gcvit_flax.create_model("gcvit_xxtiny", num_classes=3)
+    params = jax.eval_shape(gcvit_flax.init_params, model, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+
+    def loss(params, images):
+        return model.apply({"params": params}, images, train=True, rngs={"dropout": jax.random.key(0)}).sum()
+
+    exports = {
+        platform: jax.export.export(jax.jit(jax.grad(loss)), platforms=[platform])(params, images).mlir_module()
+        for platform in ("cpu", "tpu", "cuda")
+    }
+    calls = {platform: text.count("tpu_custom_call") for platform, text in exports.items()}
+    assert calls["cpu"] == calls["cuda"] == 0
+    assert calls["tpu"] > 0
+    assert "optimization_barrier" in exports["cpu"]
