@@ -69,7 +69,7 @@ class StepCompiler:
           UserError: (a ValueError) the compiler fails, for another reason than the devices' memory.
         """
         began = time.perf_counter()
-        lowered = self._step.lower(*self._arguments(batch_size))
+        lowered = self._step.lower(*self.arguments(batch_size))
         try:
             program = lowered.compile(_OPTIONS.get(self._topology.devices[0].platform))
         except jax.errors.JaxRuntimeError as error:
@@ -83,7 +83,7 @@ class StepCompiler:
         seconds, memory = time.perf_counter() - began, _memory(program)
         return CompiledStep(batch_size, seconds, memory.total, memory, program)
 
-    def _arguments(self, batch_size: int) -> tuple[Any, ...]:
+    def arguments(self, batch_size: int) -> tuple[Any, ...]:
         """Shapes and dtypes of what the step takes: the state, a batch as the input makes it, key, learning rate."""
         devices = len(self._topology.devices)
         share = (devices, batch_size // devices)
