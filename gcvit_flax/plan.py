@@ -19,10 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prepare_environment()
     # Imported after that, since JAX reads the environment, and after parsing, so that usage errors are immediate.
     from gcvit_flax.planning.planner import make_plan
-    from gcvit_flax.planning.report import as_text
+    from gcvit_flax.planning.table import as_table
 
     report = make_plan(request, say=lambda line: print(line, file=sys.stderr, flush=True))
-    print(json.dumps(report) if request.json else as_text(report, request.preset))
+    print(json.dumps(report) if request.json else as_table(report, request.preset))
 
 
 if __name__ == "__main__":

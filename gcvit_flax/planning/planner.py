@@ -6,7 +6,7 @@ from typing import Any
 from gcvit_flax.devices import check_divides
 from gcvit_flax.planning.compiled_step import CompiledStep, StepCompiler
 from gcvit_flax.planning.known_data import data_size
-from gcvit_flax.planning.largest_batch import largest_batch
+from gcvit_flax.planning.largest_batch import Limits, largest_batch
 from gcvit_flax.planning.options import PlanRequest
 from gcvit_flax.planning.report import describe_plan
 from gcvit_flax.planning.topologies import open_topology
@@ -23,8 +23,8 @@ def make_plan(request: PlanRequest, say: Callable[[str], None]) -> dict[str, Any
     data = data_size(request.config, request.examples)
     model = build_model(request.config, tuple(map(str, range(data.classes))))
     config, topology = resolve_defaults(request.config, model.config), open_topology(request.topology)
-    devices, unit = len(topology.devices), batch_unit(config)
-    check_divides(config.global_batch, devices, unit, "--topology")
+    limits = Limits(len(topology.devices), batch_unit(config), topology.memory, data.examples)
+    check_divides(config.global_batch, limits.devices, limits.unit, "--topology")
     compiler = StepCompiler(model, config, topology)
 
     def compile_another(batch_size: int) -> CompiledStep:
@@ -35,6 +35,6 @@ def make_plan(request: PlanRequest, say: Callable[[str], None]) -> dict[str, Any
     first = compiler(config.global_batch)
     report = describe_plan(config, model, data, topology, first)
     if request.largest_batch:
-        found = largest_batch(compile_another, first, compiler.state_bytes, devices, unit, topology.memory)
+        found = largest_batch(compile_another, first, limits, compiler.state_bytes)
         report |= {"largest_batch_size": found and found.batch_size, "largest_batch_needed": found and found.needed}
     return report

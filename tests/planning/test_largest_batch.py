@@ -3,7 +3,7 @@
 import pytest
 
 from gcvit_flax.planning.compiled_step import CompiledStep
-from gcvit_flax.planning.largest_batch import largest_batch
+from gcvit_flax.planning.largest_batch import Limits, largest_batch
 
 DEVICES, FIXED, MEMORY = 4, 1000, 100_000
 
@@ -19,8 +19,8 @@ class Compiler:
         return CompiledStep(batch_size, 1.0, round(FIXED + self.extra + self.each * batch_size / DEVICES))
 
 
-def find(compiler: Compiler, asked: int, unit: int = 1) -> CompiledStep | None:
-    return largest_batch(compiler, compiler(asked), FIXED, DEVICES, unit, MEMORY)
+def find(compiler: Compiler, asked: int, unit: int = 1, examples: int | None = None) -> CompiledStep | None:
+    return largest_batch(compiler, compiler(asked), Limits(DEVICES, unit, MEMORY, examples), FIXED)
 
 
 @pytest.mark.parametrize("asked", [32, 320, 4 * 400])
@@ -47,6 +47,11 @@ def test_a_batch_that_nearly_fills_the_memory_is_the_largest():
 def test_shares_are_multiples_of_the_unit():
     assert find(Compiler(each=300), 4 * 12, unit=12).batch_size % (4 * 24) == 0  # And of eight.
     assert find(Compiler(each=30_000), 4 * 8).batch_size == 4 * 3  # Where eight are too many.
+
+
+def test_no_batch_is_larger_than_the_data():
+    compiler = Compiler(each=300)
+    assert find(compiler, 32, examples=150).batch_size == 4 * 32 and compiler.compiled == [32, 4 * 32]
 
 
 def test_nothing_fits():
