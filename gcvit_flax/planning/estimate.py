@@ -37,15 +37,13 @@ def left_out(costs: Costs, topology: Topology) -> list[str]:
     missing = ["waiting for images", "evaluations and checkpoints"]
     if costs.kernels:
         missing.append(
-            f"what {costs.kernels:,} Pallas kernels take beyond their operations at the peak or their bytes at the "
-            "memory's full bandwidth"
+            f"what {costs.kernels:,} Pallas kernels take beyond their operations at the peak, or bytes at full bandwidth"
         )
     if costs.silent_kernels:
         missing.append(f"{costs.silent_kernels:,} Pallas kernels altogether, which state no costs")
     if costs.sparse_elements > _FEW_ELEMENTS:
         missing.append(
-            f"gathers and scatters of {costs.sparse_elements:,} elements a step and chip, which the compiler does not "
-            "estimate and TPUs are slow at"
+            f"gathers and scatters of {costs.sparse_elements:,} elements a step and chip: no estimate, but slow on TPUs"
         )
     if len(topology.devices) > 1:
         missing.append("that the sum of the gradients, one link of each chip at full bandwidth here, may overlap")

@@ -5,7 +5,7 @@ from typing import Any
 from gcvit_flax.planning.chips import GIB
 
 _MEMORY_PARTS = {"arguments": "state and batch", "temporaries": "temporaries", "code": "program"}
-_SECONDS = {"days": 24 * 60 * 60, "hours": 60 * 60, "minutes": 60}
+_SECONDS = {"days": 24 * 60 * 60, "hours": 60 * 60, "minutes": 60, "seconds": 1}
 
 
 def as_table(report: dict[str, Any], preset: str) -> str:
@@ -46,9 +46,9 @@ def _batch(report: dict[str, Any], batch_size: int) -> str:
 def _memory(report: dict[str, Any]) -> str:
     memory = report["memory"]
     verdict = "fits" if report["fits"] else "does not fit"
-    parts = [f"{name} {_gib(memory[key])}" for key, name in _MEMORY_PARTS.items() if memory.get(key)]
+    parts = [f"{name} {memory[key] / GIB:,.2f}" for key, name in _MEMORY_PARTS.items() if memory.get(key)]
     details = f" ({', '.join(parts)})" if parts else ""
-    return f"{verdict}: {_gib(memory['needed'])} a device of {_gib(memory['available'])}{details}"
+    return f"{verdict}: {memory['needed'] / GIB:,.2f} of {_gib(memory['available'])} a device{details}"
 
 
 def _largest(report: dict[str, Any]) -> str:
@@ -75,7 +75,7 @@ def _times(report: dict[str, Any]) -> dict[str, str]:
 
 def _duration(seconds: float) -> str:
     """In the largest unit of which there is at least one."""
-    name = next((name for name, length in _SECONDS.items() if seconds >= length), "minutes")
+    name = next((name for name, length in _SECONDS.items() if seconds >= length), "seconds")
     return f"{seconds / _SECONDS[name]:,.1f} {name}"
 
 

@@ -14,7 +14,7 @@ from small import SMALL
 
 from gcvit_flax import plan
 from gcvit_flax.cli import run_cli
-from gcvit_flax.planning import planner, report
+from gcvit_flax.planning import planner, report, table
 from gcvit_flax.planning.chips import GPUS, TPUS
 from gcvit_flax.planning.compiled_step import CompiledStep, Memory
 from gcvit_flax.planning.costs import Costs
@@ -109,12 +109,11 @@ def test_the_table(run, slice_of_two):
     status, out, err = run(*DIGITS)
     assert status == 0
     assert err.splitlines()[1:] == ["compiling it for 224 images, which may be the most: 2 minutes or more"]
-    table, _, missing = out.partition("\n\n")
-    assert table.splitlines()[1:] == [
+    rows, _, missing = out.partition("\n\n")
+    assert rows.splitlines()[1:] == [
         "devices         v5e:2x2: 2 devices",
         "batch           4 images, 2 a device",
-        "memory          fits: 0.06 GiB a device of 2.00 GiB (state and batch 0.02 GiB, temporaries 0.03 GiB, program "
-        "0.01 GiB)",
+        "memory          fits: 0.06 of 2.00 GiB a device (state and batch 0.02, temporaries 0.03, program 0.01)",
         "largest batch   224 images, 112 a device: 1.78 GiB, compiled",
         "work of a step  5.0 GFLOP and 1.00 GiB moved, a device",
         "time of a step  522.0 ms (operations 2.0, kernels 500.0, all-reduce 20.0)",
@@ -125,6 +124,11 @@ def test_the_table(run, slice_of_two):
     assert "estimates, nothing was measured. They leave out:" in missing
     for words in ("evaluations", "2 Pallas kernels", "200,000 elements", "may overlap"):
         assert words in missing
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.5, "0.5 seconds"), (7200, "2.0 hours"), (300_000, "3.5 days")])
+def test_durations(seconds, text):
+    assert table._duration(seconds) == text
 
 
 def test_the_data_may_be_smaller_than_the_memory(run, slice_of_two):
@@ -143,7 +147,7 @@ def test_too_large_is_an_answer(run, slice_of_two, monkeypatch):
     monkeypatch.setattr(Compiler, "__call__", lambda self, batch_size: CompiledStep(batch_size, 90.0, 2**40))
     status, out, _ = run(*DIGITS)
     assert status == 0
-    assert "memory          does not fit: 1,024.00 GiB a device of 2.00 GiB\n" in out
+    assert "memory          does not fit: 1,024.00 of 2.00 GiB a device\n" in out
     assert "largest batch   none that was compiled fits\n" in out and "time of" not in out
 
 
