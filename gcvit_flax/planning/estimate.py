@@ -37,7 +37,7 @@ def left_out(costs: Costs, topology: Topology) -> list[str]:
     missing = ["waiting for images", "evaluations and checkpoints"]
     if costs.kernels:
         missing.append(
-            f"what {costs.kernels:,} Pallas kernels take beyond their operations at the peak, or bytes at full bandwidth"
+            f"what {costs.kernels:,} Pallas kernels take beyond operations at the peak or bytes at full bandwidth"
         )
     if costs.silent_kernels:
         missing.append(f"{costs.silent_kernels:,} Pallas kernels altogether, which state no costs")
