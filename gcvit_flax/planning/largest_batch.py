@@ -40,11 +40,8 @@ def largest_batch(
     steps = [first]
     for _ in range(_ATTEMPTS):
         best = _best(steps, limits.memory)
-        too_large = min((step.batch_size for step in steps if step.needed > limits.memory), default=math.inf)
         guess = limits.rounded(_predict(steps, fixed, limits.memory))
-        if not 0 < guess < too_large:
-            break
-        if best and (best.needed >= _ENOUGH * limits.memory or guess <= best.batch_size):
+        if not guess or (best and (best.needed >= _ENOUGH * limits.memory or guess <= best.batch_size)):
             break
         steps.append(compile_step(guess))
     return _best(steps, limits.memory)
