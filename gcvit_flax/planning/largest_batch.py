@@ -25,7 +25,7 @@ class Limits:
 
     def rounded(self, batch_size: float) -> int:
         """The next batch below, preferably with a multiple of `_ROUND` images a device; 0 if there is none."""
-        share = min(batch_size, self.examples or math.inf) / self.devices
+        share = max(0.0, min(batch_size, self.examples or math.inf)) / self.devices
         rounded = math.lcm(self.unit, _ROUND)
         return self.devices * int(share // rounded * rounded or share // self.unit * self.unit)
 

@@ -59,6 +59,12 @@ def test_nothing_fits():
     assert find(compiler, 4 * 8) is None and compiler.compiled == [4 * 8]
 
 
+def test_the_state_alone_does_not_fit():
+    compiler = Compiler(each=300)
+    assert largest_batch(compiler, compiler(32), Limits(DEVICES, 1, FIXED / 2), FIXED) is None
+    assert compiler.compiled == [32]
+
+
 def test_only_what_was_compiled_counts():
     """The memory jumps where nobody expects it: the batch that was asked for is the largest that is known to fit."""
 
