@@ -7,8 +7,9 @@ INSTALLED = $(VENV)/.installed
 PEERS = .venv-peers
 TIMM = .venv-timm
 GCS = .venv-gcs
+TPU = .venv-tpu
 
-.PHONY: train test docs-check soak test-peers test-timm test-gcs lint format clean
+.PHONY: train test docs-check soak test-peers test-timm test-gcs test-tpu lint format clean
 
 train: $(INSTALLED)
 	$(RUN) train.py
@@ -36,6 +37,10 @@ test-timm: $(INSTALLED) $(TIMM)/.installed
 # Runs and models in Cloud Storage, on a server of this machine.
 test-gcs: $(GCS)/.installed
 	$(GCS)/bin/python -m pytest -q -m gcs tests/gcs
+
+# What the compiler for TPUs says, on this machine's processor.
+test-tpu: $(TPU)/.installed
+	$(TPU)/bin/python -m pytest -q -m tpu tests/tpu
 
 # .pre-commit-config.yaml has the same commands.
 lint: $(INSTALLED)
@@ -72,5 +77,10 @@ $(GCS)/.installed: pyproject.toml constraints.txt tests/gcs/requirements.txt
 	$(GCS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/gcs/requirements.txt
 	touch $@
 
+$(TPU)/.installed: pyproject.toml constraints.txt tests/tpu/requirements.txt
+	$(PYTHON) -m venv $(TPU)
+	$(TPU)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/tpu/requirements.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(PEERS) $(TIMM) $(GCS)
+	rm -rf $(VENV) $(PEERS) $(TIMM) $(GCS) $(TPU)

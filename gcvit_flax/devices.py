@@ -59,14 +59,21 @@ def choose_devices(batch_size: int, count: int | None = None, unit: int = 1) -> 
     if count is None and processes == 1 and jax.default_backend() == "cpu":
         count = max((n for n in range(1, len(devices) + 1) if batch_size % (n * unit) == 0), default=None)
     devices = devices[:count]
-    multiple = len(devices) * processes * unit
-    if batch_size % multiple:
+    check_divides(batch_size, len(devices) * processes, unit, "--devices")
+    return devices
+
+
+def check_divides(batch_size: int, devices: int, unit: int, option: str) -> None:
+    """Raises UserError unless a batch can be split equally over devices, in shares that are multiples of `unit`.
+
+    `option` is what the message calls the option that chooses the devices.
+    """
+    if batch_size % (devices * unit):
         shares = f" in shares that are multiples of {unit}" if unit > 1 else ""
         raise UserError(
-            f"a batch of {batch_size} does not divide over {len(devices) * processes} devices{shares}: "
-            f"make --batch-size a multiple of {multiple}, or change --devices"
+            f"a batch of {batch_size} does not divide over {devices} devices{shares}: "
+            f"make --batch-size a multiple of {devices * unit}, or change {option}"
         )
-    return devices
 
 
 def enable_compilation_cache() -> None:

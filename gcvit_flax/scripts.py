@@ -46,3 +46,10 @@ def attention_maps() -> None:
     from gcvit_flax.attention_maps import main
 
     run_cli(main)
+
+
+def plan() -> None:
+    """gcvit-plan: python -m gcvit_flax.plan."""
+    from gcvit_flax.plan import main
+
+    run_cli(main)

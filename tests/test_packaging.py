@@ -24,6 +24,7 @@ PROGRAMS = {
     "gcvit-evaluate": "gcvit_flax.evaluate",
     "gcvit-export": "gcvit_flax.export",
     "gcvit-attention-maps": "gcvit_flax.attention_maps",
+    "gcvit-plan": "gcvit_flax.plan",
 }
 HEAVY = ("tensorflow", "torch", "matplotlib", "grain", "tensorflow_datasets")
 

@@ -18,7 +18,7 @@ ROOMS = {
     "base": ("atomic", "cli", "config", "devices", "errors", "references", "storage", "variants"),
     "inference": ("inference",),
     "tasks": ("classify", "export_stablehlo"),
-    "programs": ("attention_maps", "convert_weights", "evaluate", "export", "predict", "train"),
+    "programs": ("attention_maps", "convert_weights", "evaluate", "export", "plan", "predict", "train"),
     "scripts": ("scripts",),
 }
 
@@ -32,14 +32,17 @@ ALLOWED = {
     "weights": ("base", "data", "model"),
     "tasks": ("base", "data", "model", "inference", "weights"),
     "training": ("base", "data", "model", "inference", "weights"),
-    "programs": ("base", "data", "model", "visualize", "weights", "tasks", "training"),
+    "planning": ("base", "data", "model", "training"),
+    "programs": ("base", "data", "model", "visualize", "weights", "tasks", "training", "planning"),
     "scripts": ("base", "programs"),
 }
 
 MAX_LINES = 200
 MAX_FUNCTION_LINES = 60
-# Folders where two rooms really need the same word go here, with the reason. So far there are none.
-REPEATED_BASENAMES: dict[str, str] = {}
+# Where two rooms really need the same word, with the reason.
+REPEATED_BASENAMES = {
+    "plan.py": "gcvit-plan plans a run on other devices; training/plan.py has a run's plan of its steps"
+}
 
 
 def module_name(path) -> str:

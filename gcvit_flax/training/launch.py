@@ -18,7 +18,7 @@ from gcvit_flax.training import processes
 from gcvit_flax.training.checkpoints import Checkpoints
 from gcvit_flax.training.loop import TrainingRun
 from gcvit_flax.training.peer_watch import PeerWatch
-from gcvit_flax.training.plan import resolve_defaults
+from gcvit_flax.training.plan import batch_unit, resolve_defaults
 from gcvit_flax.training.preemption import StopSignals
 from gcvit_flax.training.setup import build_model, rebuild_model
 from gcvit_flax.training.train_config import FREE_ON_RESUME, TrainConfig
@@ -100,9 +100,8 @@ def _make_run(workdir: epath.Path, config: TrainConfig, data: Dataset, saved: di
     else:
         model = rebuild_model(config, saved, workdir)
     config = resolve_defaults(config, model.config)
-    # Mixup and CutMix pair adjacent examples.
-    unit = config.accumulation_steps * (2 if config.mixup or config.cutmix else 1)
-    return TrainingRun(config, data, model, choose_devices(config.global_batch, config.devices, unit), workdir)
+    devices = choose_devices(config.global_batch, config.devices, batch_unit(config))
+    return TrainingRun(config, data, model, devices, workdir)
 
 
 def _model_settings(model: GCViT) -> dict[str, Any]:

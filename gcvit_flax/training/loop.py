@@ -13,7 +13,6 @@ from gcvit_flax.data.batches import Batch, training_batches
 from gcvit_flax.data.sources import Dataset
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
-from gcvit_flax.model.init import abstract_params
 from gcvit_flax.training import processes, steps
 from gcvit_flax.training.checkpoints import Checkpoints
 from gcvit_flax.training.evaluation import run_evaluation
@@ -121,10 +120,7 @@ class TrainingRun:
         """The newest checkpoint or, without one, the state from --init-from or from the seed; on the host."""
         if checkpoints.latest_step is None:
             return steps.create_train_state(self.model, initial_params(self.config, self.model), self.config)
-        like = jax.eval_shape(
-            lambda params: steps.create_train_state(self.model, params, self.config), abstract_params(self.model)
-        )
-        return checkpoints.restore(like)
+        return checkpoints.restore(steps.abstract_train_state(self.model, self.config))
 
     def _batches(self, start_step: int) -> Generator[Batch, None, None]:
         config = self.config

@@ -27,6 +27,11 @@ def resolve_defaults(config: TrainConfig, model_config: GCViTConfig) -> TrainCon
     )
 
 
+def batch_unit(config: TrainConfig) -> int:
+    """What each device's share of a batch must be a multiple of: parts are equal, and Mixup and CutMix pair images."""
+    return config.accumulation_steps * (2 if config.mixup or config.cutmix else 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """The steps of the schedule, the last one of this run, and those that end in an evaluation or a checkpoint."""

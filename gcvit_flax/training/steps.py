@@ -20,6 +20,7 @@ from flax.training import train_state
 from gcvit_flax.data.preprocess import normalize
 from gcvit_flax.inference import apply_in_parts
 from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.model.init import abstract_params
 from gcvit_flax.training.augment.augment import augment
 from gcvit_flax.training.augment.mixing import mix
 from gcvit_flax.training.ema import update_average
@@ -56,11 +57,17 @@ def create_train_state(model: GCViT, params: Params, config: TrainConfig) -> Tra
     return create(params)
 
 
+def abstract_train_state(model: GCViT, config: TrainConfig) -> TrainState:
+    """The shapes and dtypes of `create_train_state`, without computing any."""
+    return jax.eval_shape(lambda params: create_train_state(model, params, config), abstract_params(model))
+
+
 def make_train_step(model: GCViT, config: TrainConfig, devices: list[jax.Device]) -> PmappedFunction:
     """A pmapped (state, batch, key, learning_rate) -> (state, metrics); the state is donated.
 
     Batch arrays are (devices, b, ...); `key` is the run's, the same at every step. Metrics are means over the global
-    batch, train_loss and train_top1, and the norms of the gradients and of the new parameters.
+    batch, train_loss and train_top1, and the norms of the gradients and of the new parameters. It is lowered for any
+    `devices`, also those of `jax.experimental.topologies`.
     """
 
     def train_step(

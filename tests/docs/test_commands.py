@@ -21,6 +21,7 @@ from small import ROOT
 from benchmarks import compare, compare_input
 from benchmarks.many_files import ManyFiles
 from gcvit_flax.export import export_model
+from gcvit_flax.planning.options import parse_plan
 from gcvit_flax.training.command_line import parse
 from gcvit_flax.weights.published import PUBLISHED
 
@@ -42,6 +43,7 @@ ELSEWHERE = {
     ".venv-input/bin/pip": "changes the environment",
     "python -m benchmarks.input_pipeline": "measures for minutes",
     "python -m gcvit_flax.evaluate gs://": "needs a bucket",
+    "python -m gcvit_flax.plan": "needs libtpu, and minutes",
     "export": "for Cloud TPU",
     "gcloud": "needs Cloud TPU",
     "python examples/cloud_tpu/supervise.py": "needs Cloud TPU",
@@ -77,7 +79,7 @@ def test_command(command, folder, environment):
         assert np.asarray(Image.open(folder / name)).std() > 1
 
 
-HAS_OPTIONS = r"python (-m benchmarks|\S*\.py)|docker run"
+HAS_OPTIONS = r"python (-m (benchmarks|gcvit_flax\.plan)|\S*\.py)|docker run"
 
 
 @pytest.mark.parametrize("command", [c for c in NOT_RUN if re.search(HAS_OPTIONS, c)], ids=str)
@@ -92,6 +94,8 @@ def test_options_of_a_command_that_is_not_run(command):
         assert {*own[::2]} <= {*re.findall(r'"(--[a-z-]+)"', (ROOT / "examples/cloud_tpu/supervise.py").read_text())}
     if program in PROGRAMS_OF_TRAINING:
         parse(arguments)
+    elif program == "gcvit_flax.plan":
+        parse_plan(arguments)
     elif program == "benchmarks.compare":
         tyro.cli(compare.Comparison, args=arguments)
     elif program == "benchmarks.compare_input":

@@ -1,0 +1,1 @@
+"""What a training step will take on devices that need not be there: the compiler's own words about it."""
