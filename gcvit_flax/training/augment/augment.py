@@ -4,12 +4,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gcvit_flax.config import Preprocessing, Size
 from gcvit_flax.data.preprocess import normalize
 from gcvit_flax.training.augment.erasing import draw_erasing, erase
-from gcvit_flax.training.augment.rand_augment import draw_operations, rand_augment
+from gcvit_flax.training.augment.operations import draw_operations
+from gcvit_flax.training.augment.rand_augment import rand_augment
 from gcvit_flax.training.train_config import TrainConfig
 
 
@@ -24,14 +24,15 @@ def augment(
     draws = jax.vmap(lambda i: draw(jax.random.fold_in(key, i), size, config))(index)
 
     planes = jnp.moveaxis(images, -1, 1)
-    changed = jax.lax.platform_dependent(
-        planes,
-        draws,
-        cpu=lambda *batch: jax.lax.map(lambda x: change(*x, preprocessing), batch),
-        tpu=lambda *batch: jax.lax.map(lambda x: change(*x, preprocessing), batch),
-        default=lambda *batch: jax.vmap(lambda *x: change(*x, preprocessing))(*batch),
-    )
-    return jnp.moveaxis(changed, 1, -1)
+    if "flip" in draws:
+        planes = jnp.where(draws["flip"][:, None, None, None], planes[..., ::-1], planes)
+    if "operations" in draws:
+        fill = jnp.round(255 * jnp.array(preprocessing.mean)).astype(jnp.uint8)
+        planes = rand_augment(planes, draws["operations"], fill)
+    if "color_factors" in draws:
+        planes = jax.vmap(jitter_colors)(planes, draws["color_factors"])
+    images = normalize(jnp.moveaxis(planes, 1, -1), preprocessing)
+    return erase(images, draws["erasing"]) if "erasing" in draws else images
 
 
 def draw(key: jax.Array, size: Size, config: TrainConfig) -> dict[str, Any]:
@@ -48,19 +49,6 @@ def draw(key: jax.Array, size: Size, config: TrainConfig) -> dict[str, Any]:
     if config.random_erasing:
         draws["erasing"] = draw_erasing(erase_key, size, config.random_erasing)
     return draws
-
-
-def change(planes: jax.Array, draws: dict[str, Any], preprocessing: Preprocessing) -> jax.Array:
-    """Changes uint8 planes (3, H, W) as drawn, and normalizes them to float32."""
-    if "flip" in draws:
-        planes = jnp.where(draws["flip"], planes[..., ::-1], planes)
-    if "operations" in draws:
-        fill = jnp.round(255 * jnp.array(preprocessing.mean)).astype(jnp.uint8)
-        planes = rand_augment(planes, draws["operations"], fill)
-    if "color_factors" in draws:
-        planes = jitter_colors(planes, draws["color_factors"])
-    planes = jnp.moveaxis(normalize(jnp.moveaxis(planes, 0, -1), preprocessing), -1, 0)
-    return erase(planes, draws["erasing"]) if "erasing" in draws else planes
 
 
 def jitter_colors(planes: jax.Array, factors: jax.Array) -> jax.Array:

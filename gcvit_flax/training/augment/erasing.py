@@ -41,14 +41,23 @@ def draw_erasing(key: jax.Array, size: Size, probability: float) -> Erasing:
     return Erasing(erased, (top, left, rows, columns), noise_key)
 
 
-def erase(planes: jax.Array, erasing: Erasing) -> jax.Array:
-    """Replaces the rectangle of normalized planes (3, H, W) with normal noise, if it is to be erased."""
+def erase(images: jax.Array, erasing: Erasing) -> jax.Array:
+    """Replaces the rectangles of normalized images (b, H, W, 3) with normal noise where `erasing`, (b, ...), says so."""
+    size = images.shape[1], images.shape[2]
 
-    def fill(planes: jax.Array) -> jax.Array:
-        noise = jax.random.normal(erasing.noise_key, planes.shape)
-        return jnp.where(rectangle((planes.shape[1], planes.shape[2]), *erasing.rectangle), noise, planes)
+    def fill(image: jax.Array, erasing: Erasing) -> jax.Array:
+        noise = jax.random.normal(erasing.noise_key, image.shape)
+        return jnp.where(rectangle(size, *erasing.rectangle)[..., None], noise, image)
 
-    return jax.lax.cond(erasing.erased, fill, lambda planes: planes, planes)
+    def erase_one(image: jax.Array, erasing: Erasing) -> jax.Array:
+        return jax.lax.cond(erasing.erased, fill, lambda image, _: image, image, erasing)
+
+    return jax.lax.platform_dependent(
+        images,
+        erasing,
+        cpu=lambda *batch: jax.lax.map(lambda one: erase_one(*one), batch),
+        default=jax.vmap(erase_one),
+    )
 
 
 def rectangle(size: Size, top: jax.Array, left: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
