@@ -202,12 +202,13 @@ def _sample(size: Size, matrix: Matrix, start: jax.Array, top: jax.Array, bottom
 def _move(size: Size, scalars_ref: Ref, filling_ref: Ref, even_ref: Ref, odd_ref: Ref, out_ref: Ref) -> None:
     """Moves colors that warps sampled along columns, to the rows that they are for."""
     first_warp, first_blend, _ = FIRST_OF_KIND
+    start = pl.program_id(1) * LANES
     is_warp = (scalars_ref[0, 0] >= first_warp) & (scalars_ref[0, 0] < first_blend)
 
     @pl.when(is_warp)
     def _() -> None:
         even, odd = even_ref[...].T, odd_ref[...].T
-        x, y = _positions(even.shape, pl.program_id(1) * LANES)
+        x, y = _positions(even.shape, start)
         from_x, from_y = source(_matrix(scalars_ref), x, y)
         row, _ = split(from_y, size[0])
         is_even = jnp.floor(y * 0.5) * 2 == y
