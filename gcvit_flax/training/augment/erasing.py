@@ -42,25 +42,26 @@ def draw_erasing(key: jax.Array, size: Size, probability: float) -> Erasing:
 
 
 def erase(images: jax.Array, erasing: Erasing) -> jax.Array:
-    """Replaces the rectangles of normalized images (b, H, W, 3) with normal noise where `erasing`, (b, ...), says so."""
-    size = images.shape[1], images.shape[2]
-
-    def fill(image: jax.Array, erasing: Erasing) -> jax.Array:
-        noise = jax.random.normal(erasing.noise_key, image.shape)
-        return jnp.where(rectangle(size, *erasing.rectangle)[..., None], noise, image)
-
-    def erase_one(image: jax.Array, erasing: Erasing) -> jax.Array:
-        return jax.lax.cond(erasing.erased, fill, lambda image, _: image, image, erasing)
-
+    """Erases from normalized images (b, H, W, 3) what `erasing`, arrays (b, ...), says."""
     return jax.lax.platform_dependent(
         images,
         erasing,
-        cpu=lambda *batch: jax.lax.map(lambda one: erase_one(*one), batch),
+        cpu=lambda *batch: jax.lax.map(lambda one: erase_one(*one), batch),  # Draws no noise where nothing is erased.
         default=jax.vmap(erase_one),
     )
 
 
+def erase_one(image: jax.Array, erasing: Erasing) -> jax.Array:
+    """Replaces the rectangle of a normalized image (H, W, 3) with normal noise, if it is to be erased."""
+
+    def fill(image: jax.Array) -> jax.Array:
+        noise = jax.random.normal(erasing.noise_key, image.shape)
+        return jnp.where(rectangle((image.shape[0], image.shape[1]), *erasing.rectangle), noise, image)
+
+    return jax.lax.cond(erasing.erased, fill, lambda image: image, image)
+
+
 def rectangle(size: Size, top: jax.Array, left: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """The mask of a rectangle, which may reach beyond the image, in an image of `size`: bool (H, W)."""
-    y, x = jnp.arange(size[0])[:, None], jnp.arange(size[1])
+    """The mask of a rectangle, which may reach beyond the image, in an image of `size`: bool (H, W, 1)."""
+    y, x = jnp.arange(size[0])[:, None, None], jnp.arange(size[1])[:, None]
     return (y >= top) & (y < top + rows) & (x >= left) & (x < left + columns)

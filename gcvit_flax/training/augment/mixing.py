@@ -35,7 +35,7 @@ def mix(
     is_cutmix = jax.random.bernoulli(kind_key, 0.5 if mixup and cutmix else float(cutmix > 0))
     alpha = jnp.where(is_cutmix, cutmix, mixup)
     share = jax.random.beta(share_key, alpha, alpha)
-    outside = 1.0 - random_box(box_key, (images.shape[1], images.shape[2]), 1 - share)[..., None]  # (H, W, 1)
+    outside = 1.0 - random_box(box_key, (images.shape[1], images.shape[2]), 1 - share)  # (H, W, 1)
     # Both branches are one formula; the cond keeps XLA from augmenting each image a second time for its partner.
     images = jax.lax.cond(is_cutmix, lambda x: _mix(x, outside), lambda x: _mix(x, share), images)
     # Where the border cuts the box, more of the image is left than was drawn.
@@ -43,13 +43,12 @@ def mix(
 
 
 def _mix(x: jax.Array, kept: jax.Array) -> jax.Array:
-    pairs = rearrange(x, "(pairs two) ... -> pairs two ...", two=2)
-    partners = rearrange(pairs[:, ::-1], "pairs two ... -> (pairs two) ...")
-    return kept * x + (1 - kept) * partners
+    pairs = rearrange(x, "(pairs two) ... -> two pairs ...", two=2)
+    return rearrange(kept * pairs + (1 - kept) * pairs[::-1], "two pairs ... -> (pairs two) ...")
 
 
 def random_box(key: jax.Array, size: Size, area: jax.Array) -> jax.Array:
-    """The mask of a box with the image's aspect ratio and, inside the image, a share `area` of it: bool (H, W).
+    """The mask of a box with the image's aspect ratio and, inside the image, a share `area` of it: bool (H, W, 1).
 
     Its center is uniform in the image (Yun et al., 2019, equation 2), so that the border may cut it.
     """

@@ -85,7 +85,7 @@ def make_table(operation: Operation, counts: jax.Array, gray_sum: jax.Array, siz
     tables = [
         lambda: autocontrast_table(counts),
         lambda: equalize_table(counts),
-        lambda: invert_table(),
+        invert_table,
         lambda: posterize_table(4 - jnp.int32(amount * 4)),
         lambda: solarize_table(256 - jnp.int32(amount * 256)),
         lambda: solarize_add_table(jnp.int32(amount * 110)),

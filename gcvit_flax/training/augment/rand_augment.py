@@ -23,7 +23,7 @@ def rand_augment(planes: jax.Array, operations: Operation, fill: jax.Array) -> j
         planes,
         operations,
         cpu=lambda *batch: jax.lax.map(lambda one: apply_to_one(*one), batch),
-        tpu=lambda *batch: rand_augment_in_lanes(*batch, fill),
+        tpu=lambda planes, operations: rand_augment_in_lanes(planes, operations, fill),
         default=jax.vmap(apply_to_one),
     )
 
