@@ -16,7 +16,6 @@ from gcvit_flax.training.augment.operations import (
     operation,
 )
 from gcvit_flax.training.augment.rand_augment import apply_operation, rand_augment
-from gcvit_flax.training.augment.rand_augment_tpu import rand_augment_in_lanes
 
 FILL = (124, 116, 104)
 FILL_COLOR = jnp.uint8(FILL)
@@ -123,28 +122,6 @@ def test_layers_apply_one_after_the_other():
     differs = np.asarray(apply_in_turn(photos, operations, FILL_COLOR)) != np.asarray(expected)
     # The two round the coordinates of warps differently, which shows in a pixel or two.
     assert not differs[~np.isin(numbers, WARP_NUMBERS).any(1)].any() and differs.mean() < 1e-4
-
-
-@pytest.fixture(scope="module")
-def in_lanes():
-    """The TPU's form of two layers: all operations on a low and a high level, each after and before some other."""
-    numbers = np.array([(i, (i + 5) % 16) for i in range(16)] * 2)
-    levels = np.array([(-0.87, 1.0)] * 16 + [(0.95, -0.41)] * 16, np.float32)
-    operations = jax.vmap(make_operations)(numbers, levels)
-    before = planes_of(PIXELS[jnp.arange(32) % 4])  # Every one of the four meets every operation but a few.
-    run = jax.jit(lambda *arguments: rand_augment_in_lanes(*arguments, interpret=True))
-    return numbers, np.asarray(run(before, operations, FILL_COLOR), int), before, operations
-
-
-def test_kernels_for_tpus_do_the_same(in_lanes):
-    numbers, after, before, operations = in_lanes
-    expected = np.asarray(apply_in_turn(before, operations, FILL_COLOR), int)
-    warped = np.isin(numbers, WARP_NUMBERS).any(1)
-    np.testing.assert_array_equal(after[~warped], expected[~warped])
-    # XLA rounds the coordinates of warps differently in the two; what follows a warp multiplies a gray level.
-    difference = np.abs(after - expected)[warped]
-    print((difference > 0).mean(), difference.max())
-    assert (difference > 0).mean() < 0.002
 
 
 def test_what_is_drawn():
