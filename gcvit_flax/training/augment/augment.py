@@ -22,10 +22,9 @@ def augment(
     """
     size = images.shape[1], images.shape[2]
     draws = jax.vmap(lambda i: draw(jax.random.fold_in(key, i), size, config))(index)
-
-    planes = jnp.moveaxis(images, -1, 1)
     if "flip" in draws:
-        planes = jnp.where(draws["flip"][:, None, None, None], planes[..., ::-1], planes)
+        images = jnp.where(draws["flip"][:, None, None, None], images[:, :, ::-1], images)
+    planes = jnp.moveaxis(images, -1, 1)
     if "operations" in draws:
         fill = jnp.round(255 * jnp.array(preprocessing.mean)).astype(jnp.uint8)
         planes = rand_augment(planes, draws["operations"], fill)
@@ -65,5 +64,6 @@ def jitter_colors(planes: jax.Array, factors: jax.Array) -> jax.Array:
 
 
 def _luma(planes: jax.Array) -> jax.Array:
+    """The luma (H, W) of ITU-R BT.601, as in Pillow's grayscale conversion."""
     red, green, blue = planes
-    return 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601, as in Pillow's grayscale conversion.
+    return 0.299 * red + 0.587 * green + 0.114 * blue  # Not a product of matrices, which TPUs round to bfloat16.
