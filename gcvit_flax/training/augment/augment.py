@@ -1,16 +1,16 @@
 """Everything that training does to an image on the device, in order: flip, colors, normalization, erasing."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from gcvit_flax.config import Preprocessing
+from gcvit_flax.config import Preprocessing, Size
 from gcvit_flax.data.preprocess import normalize
-from gcvit_flax.training.augment.erasing import erase
+from gcvit_flax.training.augment.erasing import draw_erasing, erase
+from gcvit_flax.training.augment.operations import draw_operations
 from gcvit_flax.training.augment.rand_augment import rand_augment
 from gcvit_flax.training.train_config import TrainConfig
-
-# Luma weights of ITU-R BT.601, as in Pillow's grayscale conversion.
-_LUMA = (0.299, 0.587, 0.114)
 
 
 def augment(
@@ -20,36 +20,50 @@ def augment(
 
     Each image's draw depends on `key`, one per step, and on the image's place `index` (b,) in the global batch.
     """
-    mean_color = jnp.round(255 * jnp.array(preprocessing.mean)).astype(jnp.uint8)
-
-    def augment_one(image: jax.Array, index: jax.Array) -> jax.Array:
-        flip_key, color_key, erase_key = jax.random.split(jax.random.fold_in(key, index), 3)
-        if config.flip:
-            image = random_flip(flip_key, image)
-        if config.rand_augment:
-            image = rand_augment(color_key, image, config.rand_augment, mean_color)
-        elif config.color_jitter:
-            image = jitter_colors(color_key, image, config.color_jitter)
-        image = normalize(image, preprocessing)
-        return erase(erase_key, image, config.random_erasing) if config.random_erasing else image
-
-    return jax.vmap(augment_one)(images, index)
+    size = images.shape[1], images.shape[2]
+    draws = jax.vmap(lambda i: draw(jax.random.fold_in(key, i), size, config))(index)
+    if "flip" in draws:
+        images = jnp.where(draws["flip"][:, None, None, None], images[:, :, ::-1], images)
+    planes = jnp.moveaxis(images, -1, 1)
+    if "operations" in draws:
+        fill = jnp.round(255 * jnp.array(preprocessing.mean)).astype(jnp.uint8)
+        planes = rand_augment(planes, draws["operations"], fill)
+    if "color_factors" in draws:
+        planes = jax.vmap(jitter_colors)(planes, draws["color_factors"])
+    images = normalize(jnp.moveaxis(planes, 1, -1), preprocessing)
+    return erase(images, draws["erasing"]) if "erasing" in draws else images
 
 
-def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
-    """Mirrors an image (H, W, C) left to right with probability one half."""
-    return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
+def draw(key: jax.Array, size: Size, config: TrainConfig) -> dict[str, Any]:
+    """Everything random about one image of `size`, by what it is for."""
+    flip_key, color_key, erase_key = jax.random.split(key, 3)
+    draws: dict[str, Any] = {}
+    if config.flip:
+        draws["flip"] = jax.random.bernoulli(flip_key)
+    if config.rand_augment:
+        draws["operations"] = draw_operations(color_key, config.rand_augment, size)
+    elif config.color_jitter:
+        low, high = 1 - config.color_jitter, 1 + config.color_jitter
+        draws["color_factors"] = jax.random.uniform(color_key, (3,), minval=low, maxval=high)
+    if config.random_erasing:
+        draws["erasing"] = draw_erasing(erase_key, size, config.random_erasing)
+    return draws
 
 
-def jitter_colors(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
-    """Scales brightness, contrast and saturation, in this order, of an image (H, W, 3) of values 0..255.
+def jitter_colors(planes: jax.Array, factors: jax.Array) -> jax.Array:
+    """Scales brightness, contrast and saturation, in this order, of planes (3, H, W) of values 0..255 by `factors`.
 
-    Each factor is uniform in 1 - strength .. 1 + strength; the result is float32, clipped to 0..255.
+    The result is float32, clipped to 0..255.
     """
-    luma = jnp.asarray(_LUMA)
-    brightness, contrast, saturation = jax.random.uniform(key, (3,), minval=1 - strength, maxval=1 + strength)
-    image = (image.astype(jnp.float32) * brightness).clip(0, 255)
-    mean = (image @ luma).mean()
-    image = (mean + contrast * (image - mean)).clip(0, 255)
-    gray = (image @ luma)[..., None]
-    return (gray + saturation * (image - gray)).clip(0, 255)
+    brightness, contrast, saturation = factors
+    planes = (planes.astype(jnp.float32) * brightness).clip(0, 255)
+    mean = _luma(planes).mean()
+    planes = (mean + contrast * (planes - mean)).clip(0, 255)
+    gray = _luma(planes)
+    return (gray + saturation * (planes - gray)).clip(0, 255)
+
+
+def _luma(planes: jax.Array) -> jax.Array:
+    """The luma (H, W) of ITU-R BT.601, as in Pillow's grayscale conversion."""
+    red, green, blue = planes
+    return 0.299 * red + 0.587 * green + 0.114 * blue  # Not a product of matrices, which TPUs round to bfloat16.

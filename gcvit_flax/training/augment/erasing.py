@@ -1,5 +1,7 @@
 """Random erasing (Zhong et al., 2020, algorithm 1), and the mask of a rectangle."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,24 +14,21 @@ _HIGH = np.array([1 / 3, -np.log(0.3)], np.float32)
 _TRIES = 10
 
 
-def erase(key: jax.Array, image: jax.Array, probability: float) -> jax.Array:
-    """Replaces a random rectangle of a normalized image (H, W, 3) with normal noise, with `probability`.
+class Erasing(NamedTuple):
+    """Whether to erase, the rectangle's top, left, rows and columns, and the key of its noise."""
+
+    erased: jax.Array
+    rectangle: tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+    noise_key: jax.Array
+
+
+def draw_erasing(key: jax.Array, size: Size, probability: float) -> Erasing:
+    """A rectangle of an image of `size`, to be erased with `probability`.
 
     The rectangle takes 2 % to a third of the image, with an aspect ratio of 0.3 to 3.3; as in the paper, one that
     does not fit is drawn again.
     """
     erased_key, shape_key, place_key, noise_key = jax.random.split(key, 4)
-    size = image.shape[0], image.shape[1]
-    top, left, rows, columns, fits = _draw_rectangle(shape_key, place_key, size)
-    erased = jax.random.bernoulli(erased_key, probability) & fits
-    noise = jax.random.normal(noise_key, image.shape)
-    return jnp.where(erased & rectangle(size, top, left, rows, columns), noise, image)
-
-
-def _draw_rectangle(
-    shape_key: jax.Array, place_key: jax.Array, size: Size
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Top, left, rows and columns of the first of ten draws that is smaller than `size`, and whether there is one."""
     height, width = size
     area, log_aspect = jax.random.uniform(shape_key, (2, _TRIES), minval=_LOW[:, None], maxval=_HIGH[:, None])
     area, aspect = height * width * area, jnp.exp(log_aspect)
@@ -37,7 +36,29 @@ def _draw_rectangle(
     fits = (rows < height) & (columns < width)
     rows, columns = rows[fits.argmax()], columns[fits.argmax()]
     y, x = jax.random.uniform(place_key, (2,))
-    return jnp.floor(y * (height - rows + 1)), jnp.floor(x * (width - columns + 1)), rows, columns, fits.any()
+    top, left = jnp.floor(y * (height - rows + 1)), jnp.floor(x * (width - columns + 1))
+    erased = jax.random.bernoulli(erased_key, probability) & fits.any()
+    return Erasing(erased, (top, left, rows, columns), noise_key)
+
+
+def erase(images: jax.Array, erasing: Erasing) -> jax.Array:
+    """Erases from normalized images (b, H, W, 3) what `erasing`, arrays (b, ...), says."""
+    return jax.lax.platform_dependent(
+        images,
+        erasing,
+        cpu=lambda *batch: jax.lax.map(lambda one: erase_one(*one), batch),  # Draws no noise where nothing is erased.
+        default=jax.vmap(erase_one),
+    )
+
+
+def erase_one(image: jax.Array, erasing: Erasing) -> jax.Array:
+    """Replaces the rectangle of a normalized image (H, W, 3) with normal noise, if it is to be erased."""
+
+    def fill(image: jax.Array) -> jax.Array:
+        noise = jax.random.normal(erasing.noise_key, image.shape)
+        return jnp.where(rectangle((image.shape[0], image.shape[1]), *erasing.rectangle), noise, image)
+
+    return jax.lax.cond(erasing.erased, fill, lambda image: image, image)
 
 
 def rectangle(size: Size, top: jax.Array, left: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:

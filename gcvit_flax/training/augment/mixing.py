@@ -43,9 +43,8 @@ def mix(
 
 
 def _mix(x: jax.Array, kept: jax.Array) -> jax.Array:
-    pairs = rearrange(x, "(pairs two) ... -> pairs two ...", two=2)
-    partners = rearrange(pairs[:, ::-1], "pairs two ... -> (pairs two) ...")
-    return kept * x + (1 - kept) * partners
+    pairs = rearrange(x, "(pairs two) ... -> two pairs ...", two=2)
+    return rearrange(kept * pairs + (1 - kept) * pairs[::-1], "two pairs ... -> (pairs two) ...")
 
 
 def random_box(key: jax.Array, size: Size, area: jax.Array) -> jax.Array:

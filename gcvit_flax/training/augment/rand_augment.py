@@ -1,113 +1,64 @@
-"""RandAugment (Cubuk et al., 2020) in the form called rand-m9-mstd0.5-inc1, where a higher level changes more.
-
-Under vmap, a branch for each of the 15 operations would compute them all. They are of three kinds: a layer computes one
-table look-up, one warp and one blend of the image, with the drawn operation's arguments, and selects the drawn one.
-"""
+"""RandAugment on one image, of which only what was drawn is computed, and on a batch as suits the platform."""
 
 import jax
 import jax.numpy as jnp
 
-from gcvit_flax.training.augment.pillow_ops import (
-    affine,
-    autocontrast_table,
-    blend,
-    brightness_table,
-    contrast_table,
-    equalize_table,
-    grayscale,
-    histogram,
-    invert_table,
-    look_up,
-    posterize_table,
-    rotation,
-    smooth,
-    solarize_add_table,
-    solarize_table,
-    warp,
-)
-
-LOOK_UPS = ("autocontrast", "equalize", "invert", "posterize", "solarize", "solarize_add", "contrast", "brightness")
-WARPS = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
-BLENDS = ("color", "sharpness")
-OPERATIONS = LOOK_UPS + WARPS + BLENDS
-NO_OPERATION = len(OPERATIONS)
-
-_LAYERS = 2
-_PROBABILITY = 0.5
-_MAGNITUDE_STD = 0.5
-_MAX_LEVEL = 10
+from gcvit_flax.config import Size
+from gcvit_flax.training.augment.operations import BY_GRAY, BY_HISTOGRAM, COLOR, FIRST_OF_KIND, Operation, make_table
+from gcvit_flax.training.augment.pillow_ops import blend, grayscale, histogram, interior, look_up, smooth
+from gcvit_flax.training.augment.rand_augment_tpu import rand_augment_in_lanes
+from gcvit_flax.training.augment.warp import pack, unpack, warp
 
 
-def rand_augment(key: jax.Array, image: jax.Array, magnitude: float, fill: jax.Array) -> jax.Array:
-    """Applies two random operations to a uint8 image (H, W, 3); warps uncover the color `fill` (3,)."""
+def rand_augment(planes: jax.Array, operations: Operation, fill: jax.Array) -> jax.Array:
+    """Applies operations, arrays (b, n, ...), in turn to uint8 planes (b, 3, H, W).
 
-    def layer(image: jax.Array, drawn: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        operation, level = drawn
-        return apply_operation(image, operation, level, fill), None
-
-    return jax.lax.scan(layer, image, draw_operations(key, magnitude))[0]
-
-
-def draw_operations(key: jax.Array, magnitude: float) -> tuple[jax.Array, jax.Array]:
-    """Each layer's operation, NO_OPERATION for half of them, and its level in -10..10: (2,) and (2,).
-
-    A level's size is normally distributed about `magnitude`; its sign is the direction of operations that have one.
+    Warps uncover the color `fill` (3,).
     """
-    kind_key, skip_key, level_key, sign_key = jax.random.split(key, 4)
-    operations = jax.random.randint(kind_key, (_LAYERS,), 0, len(OPERATIONS))
-    applied = jax.random.bernoulli(skip_key, _PROBABILITY, (_LAYERS,))
-    levels = magnitude + _MAGNITUDE_STD * jax.random.normal(level_key, (_LAYERS,))
-    signs = jax.random.rademacher(sign_key, (_LAYERS,), jnp.float32)
-    return jnp.where(applied, operations, NO_OPERATION), signs * levels.clip(0, _MAX_LEVEL)
+
+    def apply_to_one(planes: jax.Array, operations: Operation) -> jax.Array:
+        return jax.lax.scan(lambda x, operation: (apply_operation(x, operation, fill), None), planes, operations)[0]
+
+    return jax.lax.platform_dependent(
+        planes,
+        operations,
+        cpu=lambda *batch: jax.lax.map(lambda one: apply_to_one(*one), batch),
+        tpu=lambda planes, operations: rand_augment_in_lanes(planes, operations, fill),
+        default=jax.vmap(apply_to_one),
+    )
 
 
-def apply_operation(image: jax.Array, operation: jax.Array, level: jax.Array, fill: jax.Array) -> jax.Array:
-    """Applies OPERATIONS[operation] at `level`, in -10..10, to a uint8 image (H, W, 3)."""
-    share = level / _MAX_LEVEL
-    factor = jnp.maximum(0.1, 1 + 0.9 * share)
-    table = _choose(operation, LOOK_UPS, _tables(image, jnp.abs(share), factor)).astype(jnp.uint8)
-    matrix = _choose(operation, WARPS, _matrices(image, share))
-    is_color = operation == OPERATIONS.index("color")
-    degenerate = jnp.where(is_color, grayscale(image)[..., None], smooth(image))
-    results = [
-        (LOOK_UPS, look_up(image, table)),
-        (WARPS, warp(image, matrix, fill)),
-        (BLENDS, blend(degenerate, image, factor)),
-    ]
-    return jnp.select([_is_drawn(operation, names).any() for names, _ in results], [x for _, x in results], image)
+def apply_operation(planes: jax.Array, operation: Operation, fill: jax.Array) -> jax.Array:
+    """Applies one operation to uint8 planes (3, H, W). Under vmap, all kinds of operations are computed."""
+    kind = (operation.number >= jnp.array(FIRST_OF_KIND)).sum()
+    branches = (_look_up, _warp, _blend, lambda planes, *_: planes)
+    return jax.lax.switch(kind, branches, planes, operation, fill)
 
 
-def _tables(image: jax.Array, amount: jax.Array, factor: jax.Array) -> list[jax.Array]:
-    counts = histogram(image)
-    return [
-        autocontrast_table(counts),
-        equalize_table(counts),
-        invert_table(),
-        posterize_table(4 - jnp.int32(amount * 4)),
-        solarize_table(256 - jnp.int32(amount * 256)),
-        solarize_add_table(jnp.int32(amount * 110)),
-        contrast_table(image, factor),
-        brightness_table(factor),
-    ]
+def _look_up(planes: jax.Array, operation: Operation, _: jax.Array) -> jax.Array:
+    def needs(numbers: list[int]) -> jax.Array:
+        return (operation.number == jnp.array(numbers)).any()
+
+    counts = jax.lax.cond(needs(BY_HISTOGRAM), histogram, lambda _: jnp.zeros((3, 256), jnp.int32), planes)
+    gray_sum = jax.lax.cond(needs(BY_GRAY), lambda planes: grayscale(planes).sum(), lambda _: jnp.int32(0), planes)
+    return look_up(planes, make_table(operation, counts, gray_sum, (planes.shape[1], planes.shape[2])))
 
 
-def _matrices(image: jax.Array, share: jax.Array) -> list[jax.Array]:
-    height, width, _ = image.shape
-    return [
-        rotation(30 * share, height, width),
-        affine(xy=0.3 * share),
-        affine(yx=0.3 * share),
-        affine(x=0.45 * width * share),
-        affine(y=0.45 * height * share),
-    ]
+def _warp(planes: jax.Array, operation: Operation, fill: jax.Array) -> jax.Array:
+    return jnp.stack(unpack(warp(pack(planes), operation.matrix, pack(fill)))).astype(jnp.uint8)
 
 
-def _choose(operation: jax.Array, names: tuple[str, ...], arguments: list[jax.Array]) -> jax.Array:
-    """The drawn operation's entry of `arguments`, which are those of the operations `names`, in float32."""
-    # A product, because XLA computes it once; it would fuse a selection and compute it again for each pixel.
-    drawn = _is_drawn(operation, names).astype(jnp.float32)
-    return jnp.tensordot(drawn, jnp.stack(arguments).astype(jnp.float32), 1, precision=jax.lax.Precision.HIGHEST)
+def _blend(planes: jax.Array, operation: Operation, _: jax.Array) -> jax.Array:
+    degenerate = jax.lax.cond(operation.number == COLOR, _gray, _smooth, planes)
+    return blend(degenerate, planes, operation.factor).astype(jnp.uint8)
 
 
-def _is_drawn(operation: jax.Array, names: tuple[str, ...]) -> jax.Array:
-    return operation == jnp.array([OPERATIONS.index(name) for name in names])
+def _gray(planes: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(grayscale(planes), planes.shape).astype(jnp.float32)
+
+
+def _smooth(planes: jax.Array) -> jax.Array:
+    size: Size = planes.shape[1], planes.shape[2]
+    smoothed = jax.vmap(smooth)(jnp.pad(planes, ((0, 0), (1, 1), (0, 0))))
+    changed = interior(size, jnp.arange(size[0])[:, None], jnp.arange(size[1]))
+    return jnp.where(changed, smoothed, planes.astype(jnp.float32))

@@ -7,26 +7,47 @@ import pytest
 import skimage.data
 from PIL import Image, ImageEnhance, ImageOps
 
-from gcvit_flax.training.augment.rand_augment import (
+from gcvit_flax.training.augment.operations import (
     NO_OPERATION,
     OPERATIONS,
     WARPS,
-    apply_operation,
+    Operation,
     draw_operations,
-    rand_augment,
+    operation,
 )
+from gcvit_flax.training.augment.rand_augment import apply_operation, rand_augment
 
 FILL = (124, 116, 104)
 FILL_COLOR = jnp.uint8(FILL)
+WARP_NUMBERS = [OPERATIONS.index(name) for name in WARPS]
 SIZE = (60, 44)
+HEIGHT_WIDTH = (44, 60)
 PHOTOS = [
     *(Image.fromarray(getattr(skimage.data, name)()).resize(SIZE) for name in ("chelsea", "astronaut", "coffee")),
     Image.fromarray(skimage.data.chelsea()[120:164, 100:160] // 4 + 90),  # Low in contrast.
     Image.new("RGB", SIZE, (255, 128, 3)),
 ]
 PIXELS = jnp.stack([np.asarray(photo) for photo in PHOTOS])
-apply_to_all = jax.jit(jax.vmap(apply_operation, (0, None, None, None)))
-draw = jax.jit(jax.vmap(draw_operations, (0, None)))
+apply_vmapped = jax.jit(jax.vmap(apply_operation, (0, 0, None)))
+apply_in_turn = jax.jit(rand_augment)
+make_operations = jax.jit(jax.vmap(lambda number, level: operation(number, level, HEIGHT_WIDTH)))
+draw = jax.jit(jax.vmap(lambda key, magnitude: draw_operations(key, magnitude, HEIGHT_WIDTH), (0, None)))
+
+
+def planes_of(images):
+    return jnp.moveaxis(jnp.asarray(images), -1, -3)
+
+
+def images_of(planes) -> np.ndarray:
+    return np.moveaxis(np.asarray(planes), -3, -1)
+
+
+def the_same_for_all(number: int, level: float) -> Operation:
+    return make_operations(jnp.full(len(PHOTOS), number), jnp.full(len(PHOTOS), level))
+
+
+def apply_to_all(number: int, level: float) -> np.ndarray:
+    return images_of(apply_vmapped(planes_of(PIXELS), the_same_for_all(number, level), FILL_COLOR))
 
 
 def transformed(photo: Image.Image, *matrix: float) -> Image.Image:
@@ -74,7 +95,7 @@ DIFFERING = dict.fromkeys(OPERATIONS, 0.0) | dict.fromkeys(WARPS, 0.025) | dict.
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operations_are_pillows(name):
     for level in (-10.0, -8.7, -4.1, 0.0, 2.3, 9.2, 10.0):
-        ours = np.asarray(apply_to_all(PIXELS, OPERATIONS.index(name), level, FILL_COLOR), int)
+        ours = apply_to_all(OPERATIONS.index(name), level / 10).astype(int)
         theirs = np.stack([EXPECTED[name](photo, level / 10) for photo in PHOTOS]).astype(int)
         difference = np.abs(ours - theirs)
         assert difference.max() <= 1, level
@@ -87,32 +108,33 @@ def test_all_fifteen_operations_are_tested():
 
 
 def test_no_operation_changes_nothing():
-    np.testing.assert_array_equal(apply_to_all(PIXELS, NO_OPERATION, 9.0, FILL_COLOR), PIXELS)
+    np.testing.assert_array_equal(apply_to_all(NO_OPERATION, 0.9), PIXELS)
 
 
 def test_layers_apply_one_after_the_other():
-    keys = jax.random.split(jax.random.key(3), 12)
-    augmented = jax.jit(jax.vmap(lambda key: rand_augment(key, PIXELS[1], 9.0, FILL_COLOR)))(keys)
-    operations, levels = draw(keys, 9.0)
-    assert ((operations != NO_OPERATION).all(1) & (operations[:, 0] != operations[:, 1])).any()
-    for image, two_operations, two_levels in zip(augmented, operations, levels, strict=True):
-        expected = PIXELS
-        for operation, level in zip(two_operations, two_levels, strict=True):
-            expected = apply_to_all(expected, operation, level, FILL_COLOR)
-        np.testing.assert_array_equal(image, expected[1])
+    """One image after the other, as on CPUs, is the same as all at once."""
+    operations = draw(jax.random.split(jax.random.key(3), 12), 9.0)
+    numbers = operations.number
+    assert ((numbers != NO_OPERATION).all(1) & (numbers[:, 0] != numbers[:, 1])).any()
+    photos = planes_of(PIXELS[jnp.arange(12) % len(PIXELS)])
+    first, second = (jax.tree.map(lambda x, layer=layer: x[:, layer], operations) for layer in range(2))
+    expected = apply_vmapped(apply_vmapped(photos, first, FILL_COLOR), second, FILL_COLOR)
+    differs = np.asarray(apply_in_turn(photos, operations, FILL_COLOR)) != np.asarray(expected)
+    # The two round the coordinates of warps differently, which shows in a pixel or two.
+    assert not differs[~np.isin(numbers, WARP_NUMBERS).any(1)].any() and differs.mean() < 1e-4
 
 
 def test_what_is_drawn():
-    operations, levels = draw(jax.random.split(jax.random.key(0), 6000), 9.0)
+    operations, levels, *_ = draw(jax.random.split(jax.random.key(0), 6000), 9.0)
     assert operations.shape == levels.shape == (6000, 2)
     shares = np.bincount(operations.ravel(), minlength=16) / operations.size
     np.testing.assert_allclose(shares[:15], 1 / 30, atol=0.008)  # Five standard deviations.
     assert shares[NO_OPERATION] == pytest.approx(0.5, abs=0.025)
     np.testing.assert_allclose((levels > 0).mean(0), 0.5, atol=0.035)
-    amounts = np.abs(levels)
+    amounts = 10 * np.abs(levels)
     np.testing.assert_allclose(np.quantile(amounts, [0.16, 0.5, 0.84]), [8.5, 9.0, 9.5], atol=0.03)
     assert amounts.max() == 10 and (amounts == 10).mean() == pytest.approx(0.0228, abs=0.007)
     for values in (operations == NO_OPERATION, operations, amounts, levels > 0):  # The layers are independent,
         assert abs(np.corrcoef(values[:, 0], values[:, 1])[0, 1]) < 0.07
     assert abs(np.corrcoef(operations.ravel(), amounts.ravel())[0, 1]) < 0.05  # and so are kind and level.
-    assert np.abs(draw(jax.random.split(jax.random.key(1), 6000), 0.1)[1]).min() == 0
+    assert np.abs(draw(jax.random.split(jax.random.key(1), 6000), 0.1).level).min() == 0
