@@ -82,19 +82,38 @@ class Block(nn.Module):
         train: bool,
     ) -> jax.Array:
         scale1, scale2 = (None, None) if path_scales is None else path_scales
-        if not self._branches_are_kernels(train):
-            return self.add_mlp(self.add_attention(x, query, key_mask, scale1, train=train), scale2, train=train)
+        return self.mlp_branch(self.attention_branch(x, query, key_mask, scale1, train=train), scale2, train=train)
 
+    def attention_branch(
+        self,
+        x: jax.Array,
+        query: jax.Array | None,
+        key_mask: jax.Array | None,
+        path_scale: jax.Array | None,
+        *,
+        train: bool,
+    ) -> jax.Array:
+        """x + path scale * gamma1 * Attention(LN(x)): the first half of the block."""
+        inputs = x, query, key_mask, path_scale
+        return self._by_platform(self._attention_kernel, "add_attention", inputs, train)
+
+    def mlp_branch(self, x: jax.Array, path_scale: jax.Array | None, *, train: bool) -> jax.Array:
+        """x + path scale * gamma2 * Mlp(LN(x)): the second half of the block."""
+        return self._by_platform(_mlp_kernel, "add_mlp", (x, path_scale), train)
+
+    def _by_platform(
+        self, kernel: Callable[..., jax.Array], method: str, inputs: tuple[jax.Array | None, ...], train: bool
+    ) -> jax.Array:
+        """`kernel(params, *inputs)` on TPUs, where the block is fit for it, otherwise `method(*inputs)`."""
+        if not self._branches_are_kernels(train):
+            return getattr(self, method)(*inputs, train=train)
         # By its parameters, since a branch of `platform_dependent` cannot call a module that was bound outside.
         params, unbound = self.variables["params"], self.clone(parent=None, name=None)
 
-        def by_layers(method: str) -> Callable[..., Any]:
-            return lambda params, *inputs: unbound.apply({"params": params}, *inputs, train=train, method=method)
+        def by_layers(params: branches.Params, *inputs: jax.Array | None) -> Any:
+            return unbound.apply({"params": params}, *inputs, train=train, method=method)
 
-        inputs = params, x, query, key_mask, scale1
-        x = jax.lax.platform_dependent(*inputs, tpu=self._attention_kernel, default=by_layers("add_attention"))
-        x = save_for_backward(x)
-        return jax.lax.platform_dependent(params, x, scale2, tpu=_mlp_kernel, default=by_layers("add_mlp"))
+        return jax.lax.platform_dependent(params, *inputs, tpu=kernel, default=by_layers)
 
     def add_attention(
         self,

@@ -36,8 +36,11 @@ def rematerialization_policy(*, train: bool, remat: bool) -> Policy | None:
     return jax.checkpoint_policies.save_only_these_names(_SAVED) if train else None
 
 
-def rematerialize(module: nn.Module, *arguments: Any, policy: Policy | None, **options: Any) -> Any:
-    """`module(*arguments, **options)`, whose backward pass computes again what `policy` does not store."""
+def rematerialize(
+    module: nn.Module, *arguments: Any, policy: Policy | None, method: str = "__call__", **options: Any
+) -> Any:
+    """`module.method(*arguments, **options)`, whose backward pass computes again what `policy` does not store."""
     if policy is None:
-        return module(*arguments, **options)
-    return nn.remat(lambda module, *arguments: module(*arguments, **options), policy=policy)(module, *arguments)
+        return getattr(module, method)(*arguments, **options)
+    apply = nn.remat(lambda module, *arguments: getattr(module, method)(*arguments, **options), policy=policy)
+    return apply(module, *arguments)

@@ -12,8 +12,9 @@ from small import TINY
 
 from gcvit_flax.devices import compiler_options
 from gcvit_flax.model import gcvit
-from gcvit_flax.model.gcvit import Level, create_model
+from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.model.init import init_params
+from gcvit_flax.model.level import Level
 from gcvit_flax.model.windows import partition
 
 COMPILER_OPTIONS = compiler_options(jax.local_devices()[0])

@@ -178,7 +178,7 @@ def test_gelu_polynomial():
 def test_the_program_chooses_by_its_platform():
     """Not by the machine that it is lowered on: kernels for TPUs are there in a program for TPUs alone."""
     model = gcvit_flax.create_model("gcvit_xxtiny", num_classes=3)
-    params = jax.eval_shape(gcvit_flax.init_params, model, jax.random.key(0))
+    params = jax.eval_shape(lambda: gcvit_flax.init_params(model, jax.random.key(0)))
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
 
     def loss(params, images):

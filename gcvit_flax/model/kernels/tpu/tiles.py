@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 LANES, SUBLANES = 128, 8
-_STEP_BYTES = 5 * 2**20  # What a grid step may take of vector memory, of which a v4 core has 16 MiB.
+_STEP_BYTES = 9 * 2**20  # What a grid step is reckoned to take of vector memory, of which a v4 core has 16 MiB.
 _CORES = 2  # Of a v4 or v5p chip: they share the grid, and each sums gradients over its own share.
 
 Tree = dict[str, Any]
