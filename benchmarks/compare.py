@@ -6,18 +6,18 @@ Training is the trainer's own step on uint8 images (forward, backward, AdamW, cl
 without augmentation, against the same in the peer.
 """
 
-import concurrent.futures
 import dataclasses
 import importlib
 import json
-import multiprocessing
 import os
 import statistics
-import time
+from collections.abc import Iterator
 from typing import Literal
 
 import tyro
 
+from benchmarks.processes import rows_of
+from benchmarks.timing import seconds_of, take_turns
 from gcvit_flax.cli import run_cli
 from gcvit_flax.errors import UserError
 
@@ -69,7 +69,7 @@ def compare(options: Comparison) -> dict:
     # Before this process grows: what it starts would inherit its peak memory.
     alone = {name: _in_a_process(options, name) for name in names}
     sides = {name: _make(options, name) for name in names}
-    times = _take_turns(sides, options.rounds)
+    times = take_turns({name: side.run for name, side in sides.items()}, options.rounds)
     results = {"options": dataclasses.asdict(options), "machine": sides["ours"].machine}
     for name in names:
         results[name] = alone[name] | _summary(times[name], options.batch) | {"what": sides[name].what}
@@ -87,22 +87,6 @@ def _make(options: Comparison, name: str):
     return importlib.import_module(module).Side(options)
 
 
-def _take_turns(sides: dict, rounds: int) -> dict[str, list[float]]:
-    seconds = {name: [] for name in sides}
-    for turn in range(rounds + 2):
-        for name, side in sides.items():
-            elapsed = _seconds(side.run)
-            if turn >= 2:  # Before, memory is touched and threads are started.
-                seconds[name].append(elapsed)
-    return seconds
-
-
-def _seconds(run) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
-
-
 def _summary(seconds: list[float], batch: int) -> dict:
     median = statistics.median(seconds)
     return {"median_s": median, "min_s": min(seconds), "images_per_second": batch / median}
@@ -110,24 +94,15 @@ def _summary(seconds: list[float], batch: int) -> dict:
 
 def _in_a_process(options: Comparison, name: str) -> dict:
     """`_measure_alone` in a process of its own."""
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, spawn) as executor:
-        try:
-            return executor.submit(_measure_alone, options, name).result()
-        except concurrent.futures.process.BrokenProcessPool as error:
-            raise UserError(
-                f"{name} was killed by the system at batch {options.batch}, most likely for memory"
-            ) from error
+    (result,) = rows_of(_measure_alone, options, name, what=f"{name} at batch {options.batch}")
+    return result
 
 
-def _measure_alone(options: Comparison, name: str) -> dict:
+def _measure_alone(options: Comparison, name: str) -> Iterator[dict]:
     side = _make(options, name)
-    try:
-        first, *seconds = [_seconds(side.run) for _ in range(4)]
-    except RuntimeError as error:  # JAX's and PyTorch's, where an allocation fails.
-        raise UserError(f"{name} failed at batch {options.batch}: {str(error).splitlines()[0]}") from error
+    first, *seconds = [seconds_of(side.run) for _ in range(4)]
     memory = side.peak_memory()
-    return {"compile_s": first - seconds[0], "peak_memory_gib": memory} | _summary(seconds, options.batch)
+    yield {"compile_s": first - seconds[0], "peak_memory_gib": memory} | _summary(seconds, options.batch)
 
 
 def _sweep(options: Comparison) -> None:

@@ -1,7 +1,9 @@
 """Our side of the benchmarks: what the trainer has before its first step, and that step or a forward pass, compiled."""
 
 import dataclasses
+import importlib.metadata
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from gcvit_flax.inference import Predictor
 from gcvit_flax.model.gcvit import GCViT, create_model
 from gcvit_flax.model.init import init_params
 from gcvit_flax.training.plan import resolve_defaults
-from gcvit_flax.training.pmapped import replicate, shard
+from gcvit_flax.training.pmapped import AXIS, replicate, shard
 from gcvit_flax.training.presets import PRESETS
 from gcvit_flax.training.report.timing import peak_memory
 from gcvit_flax.training.setup import build_model, initial_params
@@ -33,8 +35,15 @@ def start(config: TrainConfig, class_names: tuple[str, ...]) -> tuple[TrainConfi
     return config, model, devices, replicate(create_train_state(model, initial_params(config, model), config), devices)
 
 
-def training_config(options) -> TrainConfig:
-    """The run whose step is measured: fine-tuning, with nothing done to the images."""
+def machine() -> dict[str, Any]:
+    """The devices of this process and the versions of the libraries, as a row of a table."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax"))
+    name, count = jax.local_devices()[0].device_kind, jax.local_device_count()
+    return {"table": "machine", "device": name, "devices": count, "versions": versions}
+
+
+def training_config(options, **network) -> TrainConfig:
+    """The run whose step is measured: fine-tuning, `network` replacing options, with nothing done to the images."""
     plain = {"color_jitter": 0.0, "flip": False, "mixup": 0.0, "cutmix": 0.0, "random_erasing": 0.0}
     return dataclasses.replace(
         PRESETS["finetune"],
@@ -45,21 +54,31 @@ def training_config(options) -> TrainConfig:
         dtype=options.dtype,
         devices=options.devices,
         remat=options.remat,
+        **network,
     )
 
 
 class Side:
-    """A compiled forward pass or training step, and its cost; compiled in its first run."""
+    """A compiled forward pass or training step, and its cost; compiled in its first run.
 
-    def __init__(self, options):
+    `network` replaces fields of the variant's configuration.
+    """
+
+    def __init__(self, options, **network):
         simulate_devices(options.devices)
         self._dtype = jnp.dtype(options.dtype)
-        self.run = (self._inference if options.task == "infer" else self._training)(options)
+        self._start = (self._inference if options.task == "infer" else self._training)(options, network)
         self.machine = f"{jax.devices()[0].device_kind}, JAX {jax.__version__}"
         self.what = f"gcvit_flax, {len(self._devices)} x {jax.default_backend()}"
 
-    def _inference(self, options):
-        model = create_model(options.variant, image_size=options.image_size, dtype=self._dtype)
+    def run(self, calls: int = 1) -> None:
+        """Starts so many calls and waits for the last."""
+        for _ in range(calls):
+            results = self._start()
+        jax.block_until_ready(results)
+
+    def _inference(self, options, network):
+        model = create_model(options.variant, image_size=options.image_size, dtype=self._dtype, **network)
         variables = {"params": init_params(model, jax.random.key(0))}
         images = np.random.default_rng(0).normal(size=(options.batch, options.image_size, options.image_size, 3))
         images = images.astype(np.float32)
@@ -67,21 +86,23 @@ class Side:
         self.flops = lambda: jax.jit(model.apply).lower(variables, images).cost_analysis()["flops"]
         predictor = Predictor(model, variables)
         self._devices = predictor.devices(options.batch)
-        return lambda: predictor(images).block_until_ready()
+        images = _put(images, self._devices, "batch")
+        return lambda: predictor(images)
 
-    def _training(self, options):
-        config, model, self._devices, state = start(training_config(options), tuple(map(str, range(CLASSES))))
+    def _training(self, options, network):
+        config = training_config(options, **network)
+        config, model, self._devices, state = start(config, tuple(map(str, range(CLASSES))))
         arguments = (_random_batch(options.batch, model, self._devices), jax.random.key(0), np.float32(1e-4))
         program = None
 
-        def run():
+        def step():
             nonlocal program, state
             program = program or make_train_step(model, config, self._devices).compile(state, *arguments)
             state, metrics = program(state, *arguments)
-            jax.block_until_ready(metrics)
+            return metrics
 
         self.flops = lambda: program.cost_analysis()["flops"] * len(self._devices)
-        return run
+        return step
 
     def peak_memory(self) -> float:
         """Peak memory in GiB."""
@@ -109,11 +130,17 @@ def _best_seconds(function, *arguments) -> float:
     return min(seconds)
 
 
-def _random_batch(batch_size: int, model: GCViT, devices: list) -> dict[str, np.ndarray]:
+def _random_batch(batch_size: int, model: GCViT, devices: list) -> dict[str, jax.Array]:
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 256, (batch_size, *model.preprocessing.image_size, 3), dtype=np.uint8),
         "label": rng.integers(0, model.config.num_classes, batch_size).astype(np.int32),
         "index": np.arange(batch_size, dtype=np.int32),
     }
-    return shard(batch, devices)
+    return _put(shard(batch, devices), devices, AXIS)
+
+
+def _put(tree, devices: list, axis: str):
+    """`tree` on the devices, split over them along its arrays' first axis, so that no call waits for its input."""
+    mesh = jax.sharding.Mesh(np.array(devices), (axis,))
+    return jax.block_until_ready(jax.device_put(tree, jax.NamedSharding(mesh, jax.P(axis))))

@@ -34,7 +34,14 @@ class Side:
         self._model = model.to(self._device, memory_format=torch.channels_last)
         how = ("torch.compile" if options.compile_peer else "eager") + ", channels_last"
         self.what = f"timm {timm.__version__}, PyTorch {torch.__version__} {how}, {self._device.type}"
-        self.run = (self._inference if options.task == "infer" else self._training)(options)
+        self._start = (self._inference if options.task == "infer" else self._training)(options)
+
+    def run(self, calls: int = 1) -> None:
+        """Starts so many calls and waits for the last."""
+        for _ in range(calls):
+            self._start()
+        if self._device.type == "cuda":
+            self._torch.cuda.synchronize()
 
     def _inference(self, options):
         torch, model = self._torch, self._model.eval().to(self._dtype)
@@ -43,18 +50,17 @@ class Side:
         images = images.to(self._device, self._dtype, memory_format=torch.channels_last)
         call = torch.compile(model) if options.compile_peer else model
 
-        def run():
+        def forward():
             with torch.inference_mode():
                 call(images)
-            self._wait()
 
-        return run
+        return forward
 
     def _training(self, options):
         torch, model, config = self._torch, self._model.train(), training_config(options)
         rng = np.random.default_rng(0)
         side = options.image_size
-        pixels = torch.from_numpy(rng.integers(0, 256, (options.batch, side, side, 3), dtype=np.uint8))
+        pixels = torch.from_numpy(rng.integers(0, 256, (options.batch, side, side, 3), dtype=np.uint8)).to(self._device)
         labels = torch.from_numpy(rng.integers(0, CLASSES, options.batch)).to(self._device)
         mean, std = (
             torch.tensor(values, device=self._device).view(1, 3, 1, 1) * 255
@@ -71,21 +77,15 @@ class Side:
 
         forward = torch.compile(forward) if options.compile_peer else forward
 
-        def run():
-            images = (pixels.to(self._device).permute(0, 3, 1, 2).float() - mean) / std
+        def step():
+            images = (pixels.permute(0, 3, 1, 2).float() - mean) / std
             optimizer.zero_grad()
             loss = forward(images.contiguous(memory_format=torch.channels_last), labels)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimizer.step()
-            loss.item()
-            self._wait()
 
-        return run
-
-    def _wait(self):
-        if self._device.type == "cuda":
-            self._torch.cuda.synchronize()
+        return step
 
     def peak_memory(self) -> float:
         """Peak memory in GiB."""

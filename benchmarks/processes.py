@@ -1,0 +1,64 @@
+"""Measurements in a process of their own: their peak memory is theirs alone, and they can be stopped."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+from gcvit_flax.errors import UserError, summarize_error
+
+
+class OutOfTimeError(Exception):
+    """The deadline came before the measurement ended."""
+
+
+def rows_of(
+    function: Callable[..., Iterator[Any]], *arguments: Any, what: str, deadline: float | None = None
+) -> Iterator[Any]:
+    """What the generator `function(*arguments)` yields, computed in a new process, as soon as it is there.
+
+    Raises:
+      UserError: the process died or failed, which it says of `what`, or raised one itself.
+      OutOfTimeError: it has not ended by `deadline`, a time of time.monotonic(), and was killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_rows, args=(sender, function, arguments), daemon=True)
+    process.start()
+    sender.close()  # So that the end of the process is the end of the pipe.
+    try:
+        while True:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and (left <= 0 or not receiver.poll(left)):
+                raise OutOfTimeError
+            row = receiver.recv()
+            if isinstance(row, UserError):
+                raise row
+            if isinstance(row, RuntimeError):
+                raise UserError(f"{what} failed: {summarize_error(row)}")
+            if row is None:
+                return
+            yield row
+    except EOFError:
+        process.join()
+        raise UserError(
+            f"{what} ended with status {process.exitcode}: if its own message is not above, it was killed by the "
+            "system, most likely for memory"
+        ) from None
+    finally:
+        process.kill()
+        process.join()
+
+
+def _send_rows(sender: Connection, function: Callable[..., Iterator[Any]], arguments: tuple) -> None:
+    """Sends each row, and then None or the error that ended them."""
+    end: Exception | None = None
+    try:
+        for row in function(*arguments):
+            sender.send(row)
+    except UserError as error:
+        end = error
+    except RuntimeError as error:  # JAX's and PyTorch's, where an allocation fails; they cannot all be sent.
+        end = RuntimeError(str(error))
+    sender.send(end)
