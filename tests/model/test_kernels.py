@@ -9,7 +9,7 @@ from einops import rearrange
 from flax import linen as nn
 
 from gcvit_flax.devices import compiler_options
-from gcvit_flax.model.kernels import plain
+from gcvit_flax.model.kernels import convolution, plain
 from gcvit_flax.model.kernels.convolution import depthwise_conv3x3, max_pool3x3, strided_conv3x3
 from gcvit_flax.model.kernels.pointwise import gelu, layer_norm
 from gcvit_flax.model.kernels.windowed_attention import windowed_attention
@@ -112,6 +112,12 @@ def test_attention_survives_large_logits():
 @pytest.mark.parametrize("size", [(7, 10), (8, 6)])
 def test_depthwise_convolution(dtype, forward, backward, size):
     check(depthwise_conv3x3, plain.depthwise_conv3x3, [(3, *size, 5), (3, 3, 1, 5)], dtype, forward, backward)
+
+
+@DTYPES
+def test_depthwise_convolution_as_gpus_sum_its_kernel_gradient(dtype, forward, backward, monkeypatch):
+    monkeypatch.setattr(convolution, "_tap_gradients_by_rows", convolution._tap_gradients)
+    check(depthwise_conv3x3, plain.depthwise_conv3x3, [(3, 7, 10, 5), (3, 3, 1, 5)], dtype, forward, backward)
 
 
 @DTYPES

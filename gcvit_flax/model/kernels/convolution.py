@@ -1,6 +1,7 @@
 """The 3x3 convolutions and the max-pool of the stem, the downsampling and the query generator, on (B, H, W, C)."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,11 @@ def _depthwise_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Save
 
 def _depthwise_backward(saved: Saved, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jax.lax.platform_dependent(
-        *saved, gradient, tpu=_depthwise_gradients, default=_depthwise_gradients_by_products
+        *saved,
+        gradient,
+        tpu=_depthwise_gradients,
+        cuda=functools.partial(_depthwise_gradients_by_products, sum_taps=_tap_gradients),
+        default=functools.partial(_depthwise_gradients_by_products, sum_taps=_tap_gradients_by_rows),
     )
 
 
@@ -55,17 +60,26 @@ def _depthwise_gradients(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -
 
 
 def _depthwise_gradients_by_products(
-    x: jax.Array, kernel: jax.Array, gradient: jax.Array
+    x: jax.Array, kernel: jax.Array, gradient: jax.Array, sum_taps: Callable[[jax.Array, jax.Array], jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     x, gradient = cpu_barrier((x, gradient))
+    kernel_gradient = sum_taps(x, gradient).reshape(kernel.shape).astype(kernel.dtype)
+    return _shifted_products(gradient, kernel[::-1, ::-1]), kernel_gradient
+
+
+def _tap_gradients_by_rows(x: jax.Array, gradient: jax.Array) -> Float[Array, "9 C"]:
+    """Nine sums in one pass, along the rows: on CPUs twice as fast as along the columns, seven times as nine sums."""
     products = [(shift * gradient).astype(jnp.float32) for shift in _shifts(x)]
-    # Nine sums in one pass, along the rows: on CPUs twice as fast as along the columns and seven times as fast as nine
-    # reductions. Without the barrier XLA:CPU would fuse them with the slower second sum.
     zeros = [jnp.float32(0)] * 9
     sums = jax.lax.reduce(products, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (2,))
-    kernel_gradient = jnp.stack(cpu_barrier(sums)).sum((1, 2))  # (9, B, H, C) -> (9, C)
-    flipped = kernel[::-1, ::-1]
-    return _shifted_products(gradient, flipped), kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
+    # Without the barrier XLA:CPU would fuse them with the slower second sum.
+    return jnp.stack(cpu_barrier(sums)).sum((1, 2))  # (9, B, H, C) -> (9, C)
+
+
+def _tap_gradients(x: jax.Array, gradient: jax.Array) -> Float[Array, "9 C"]:
+    """One sum over nine times the columns in one pass; the nine sums by rows make XLA:GPU write nine arrays."""
+    products = jnp.concatenate(_shifts(x), -1).astype(jnp.float32) * jnp.concatenate([gradient] * 9, -1)
+    return products.sum((0, 1, 2)).reshape(9, -1)
 
 
 depthwise_conv3x3.defvjp(_depthwise_forward, _depthwise_backward)
