@@ -18,7 +18,7 @@ from documents import DOCUMENTS, blocks, commands, commands_of_tables
 from PIL import Image
 from small import ROOT
 
-from benchmarks import compare, compare_input
+from benchmarks import accelerator, compare, compare_input
 from benchmarks.many_files import ManyFiles
 from gcvit_flax.export import export_model
 from gcvit_flax.planning.options import parse_plan
@@ -42,6 +42,7 @@ ELSEWHERE = {
     "python -m venv": "changes the environment",
     ".venv-input/bin/pip": "changes the environment",
     "python -m benchmarks.input_pipeline": "measures for minutes",
+    "python -m benchmarks.accelerator": "measures for minutes",
     "python -m gcvit_flax.evaluate gs://": "needs a bucket",
     "python -m gcvit_flax.plan": "needs libtpu, and minutes",
     "export": "for Cloud TPU",
@@ -98,6 +99,8 @@ def test_options_of_a_command_that_is_not_run(command):
         parse_plan(arguments)
     elif program == "benchmarks.compare":
         tyro.cli(compare.Comparison, args=arguments)
+    elif program == "benchmarks.accelerator":
+        tyro.cli(accelerator.Accelerator, args=arguments)
     elif program == "benchmarks.compare_input":
         tyro.cli(compare_input.Comparison, args=arguments)
     elif program == "benchmarks.many_files":
