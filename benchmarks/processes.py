@@ -1,12 +1,17 @@
 """Measurements in a process of their own: their peak memory is theirs alone, and they can be stopped."""
 
+import contextlib
 import multiprocessing
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
 from gcvit_flax.errors import UserError, summarize_error
+
+_SECONDS_TO_END = 10.0  # For a process that has sent its last row to clean up.
 
 
 class OutOfTimeError(Exception):
@@ -38,6 +43,7 @@ def rows_of(
             if isinstance(row, RuntimeError):
                 raise UserError(f"{what} failed: {summarize_error(row)}")
             if row is None:
+                process.join(_SECONDS_TO_END)
                 return
             yield row
     except EOFError:
@@ -47,12 +53,15 @@ def rows_of(
             "system, most likely for memory"
         ) from None
     finally:
+        with contextlib.suppress(ProcessLookupError):  # It has ended, or not yet got so far as to have a group.
+            os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.join()
 
 
 def _send_rows(sender: Connection, function: Callable[..., Iterator[Any]], arguments: tuple) -> None:
     """Sends each row, and then None or the error that ended them."""
+    os.setpgrp()  # So that what it starts, torch.compile's workers say, ends with it.
     end: Exception | None = None
     try:
         for row in function(*arguments):

@@ -132,7 +132,7 @@ def test_accelerator_replaces_every_kernel_of_the_network_in_the_plain_form():
 
 
 def test_accelerator_names_what_it_had_no_time_for():
-    item = accelerator.Item("parity", accelerator_parity.measure, ("gcvit_xxtiny", 64, {}))
+    item = accelerator.Item("parity", accelerator_parity.measure, ("gcvit_xxtiny", 64, {}), share=1.0)
     results = accelerator.measure([item], time.monotonic() - 2, 1.0)
     assert results == {"tables": {}, "left_out": {"out of time": ["parity"]}}
 
