@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gcvit_flax.model.kernels.tpu.rows import product
+from gcvit_flax.model.kernels.tpu.rows import product, reciprocal
 from gcvit_flax.model.kernels.tpu.tiles import LANES
 
 MASKED = -1e30  # Finite, so that rows of padding have a maximum.
-STACKED_LANES = 512  # The most lanes that the queries of several heads, side by side, take.
+STACKED_LANES = 1024  # The most lanes that the queries of several heads, side by side, take.
 
 
 class Heads(NamedTuple):
@@ -76,7 +76,7 @@ def logits_of(heads: Heads, bias_ref: Any, mask_ref: Any | None, images: int) ->
 def softmax(logits: jax.Array) -> jax.Array:
     """Over keys, which are the rows."""
     weights = jnp.exp(logits - logits.max(1, keepdims=True))
-    return weights * (1 / weights.sum(1, keepdims=True))
+    return weights * reciprocal(weights.sum(1, keepdims=True))
 
 
 def attend(heads: Heads, group: range, logits: Logits, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

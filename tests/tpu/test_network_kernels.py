@@ -1,0 +1,51 @@
+"""The network's kernels at published sizes, compiled for each generation: registers, memory and layouts are its own."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from gcvit_flax.model.block import Block
+from gcvit_flax.model.kernels.windowed_attention import windowed_attention
+
+pytestmark = pytest.mark.tpu
+
+# Of gcvit_xxtiny at 224 px, of gcvit_large_384's first and gcvit_tiny's third level: n, window, channels, heads.
+BLOCKS = {
+    "level 0": (64, (7, 7), 64, 2),
+    "level 2": (1, (14, 14), 256, 8),
+    "12 px windows": (64, (12, 12), 192, 6),
+}
+
+
+@pytest.mark.parametrize("shape", BLOCKS.values(), ids=BLOCKS.keys())
+@pytest.mark.parametrize("is_global", [False, True], ids=["local", "global"])
+def test_a_block_compiles_with_its_gradients(tpu, shape, is_global):
+    n, window, channels, heads = shape
+    block = Block(channels, heads, window, 3.0, True, None, "per_head", 0.0, 0.0, None, jnp.bfloat16)
+    x = _on(tpu, (8, n, window[0] * window[1], channels))
+    query = _on(tpu, (8, window[0] * window[1], channels)) if is_global else None
+    params = jax.eval_shape(lambda: block.init(jax.random.key(0), *_zeros((x, query)), train=False))
+    params = jax.tree.map(lambda leaf: _on(tpu, leaf.shape, leaf.dtype), params)
+
+    def loss(params, x, query):
+        return block.apply(params, x, query, train=True).astype(jnp.float32).sum()
+
+    text = jax.jit(jax.grad(loss, (0, 1))).lower(params, x, query).compile().as_text()
+    assert text.count("tpu_custom_call") == 4 - 1  # Both branches' gradients; only the first's values are read.
+
+
+def test_wide_attention_compiles_with_its_gradients(tpu):
+    qkv, bias = _on(tpu, (8, 1, 49, 3 * 512)), _on(tpu, (16, 49, 49), jnp.float32)
+
+    def loss(qkv, bias):
+        return windowed_attention(qkv, None, bias, None, 16, 0.2).astype(jnp.float32).sum()
+
+    assert "tpu_custom_call" in jax.jit(jax.grad(loss, (0, 1))).lower(qkv, bias).compile().as_text()
+
+
+def _on(tpu, shape, dtype=jnp.bfloat16):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.sharding.SingleDeviceSharding(tpu.devices[0]))
+
+
+def _zeros(tree):
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
