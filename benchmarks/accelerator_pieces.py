@@ -10,29 +10,42 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from benchmarks.ours import machine
 from benchmarks.timing import seconds_per_call
 from gcvit_flax.config import GCViTConfig, level_grids
 from gcvit_flax.devices import compiler_options, enable_compilation_cache, simulate_devices
 from gcvit_flax.model.attention import WindowAttention
+from gcvit_flax.model.block import Block
 from gcvit_flax.model.convs import MBConv, PatchEmbed, ReduceSize
 from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.model.global_query import GlobalQueryGenerator
 from gcvit_flax.model.kernels import plain
+from gcvit_flax.model.kernels.windowed_attention import split_heads
 from gcvit_flax.model.rematerialize import rematerialization_policy
 from gcvit_flax.training.augment.augment import augment
 from gcvit_flax.training.augment.mixing import mix
 from gcvit_flax.training.presets import PRESETS
 
 _MODEL = "gcvit_flax.model."
+
+
+def _plain_attention(
+    qkv: jax.Array, query: jax.Array | None, bias: jax.Array, key_mask: jax.Array | None, num_heads: int, scale: float
+) -> jax.Array:
+    x = plain.windowed_attention(*split_heads(qkv, query, num_heads, scale), bias, key_mask)
+    return rearrange(x, "B n h T d -> B n T (h d)")
+
+
 # Where the network names its kernels, and what takes their place in the plain form.
 _PLAIN = {
-    "attention.windowed_attention": plain.windowed_attention,
+    "attention.windowed_attention": _plain_attention,
     "convs.depthwise_conv3x3": plain.depthwise_conv3x3,
     "convs.strided_conv3x3": plain.strided_conv3x3,
     "convs.gelu": plain.gelu,
     "block.gelu": plain.gelu,
+    "block.WIDEST_KERNEL": 0,
     "layers.layer_norm": lambda x, *arguments: plain.layer_norm(x.astype(jnp.float32), *arguments),
     "global_query.max_pool3x3": plain.max_pool3x3,
 }
@@ -72,7 +85,7 @@ def _pieces(config: GCViTConfig, batch: int, dtype: Any) -> dict[str, tuple[nn.M
         "MBConv in the stem": (MBConv(dtype), [stem]),
     }
     for level in (0, 2, 1, 3):
-        pieces |= _attention(config, level, maps[level], dtype)
+        pieces |= _blocks(config, level, maps[level], dtype)
         if level < len(maps) - 1:
             downsample = ReduceSize(config.dims[level + 1], dtype)
             pieces[f"downsampling after level {level}"] = downsample, [maps[level]]
@@ -83,32 +96,34 @@ def _pieces(config: GCViTConfig, batch: int, dtype: Any) -> dict[str, tuple[nn.M
     return pieces
 
 
-def _attention(
+def _blocks(
     config: GCViTConfig, level: int, shape: tuple[int, ...], dtype: Any
 ) -> dict[str, tuple[nn.Module, list[tuple[int, ...]]]]:
     window, (batch, height, width, channels) = config.window_size[level], shape
     tokens = window[0] * window[1]
     windows = (batch, height * width // tokens, tokens, channels)
-    module = WindowAttention(
-        config.num_heads[level],
-        window,
-        config.qkv_bias,
-        config.qk_scale,
-        config.relative_position_bias,
-        attention_dropout_rate=0.0,
-        dropout_rate=0.0,
-        dtype=dtype,
-    )
-    return {
-        f"local attention, level {level}": (module, [windows]),
-        f"global attention, level {level}": (module, [windows, (batch, tokens, channels)]),
+    layers = {
+        "num_heads": config.num_heads[level],
+        "window": window,
+        "qkv_bias": config.qkv_bias,
+        "qk_scale": config.qk_scale,
+        "bias_layout": config.relative_position_bias,
+        "attention_dropout_rate": 0.0,
+        "dropout_rate": 0.0,
+        "dtype": dtype,
     }
+    block = Block(channels=channels, mlp_ratio=config.mlp_ratio, layer_scale=config.layer_scale, **layers)
+    pieces: dict[str, tuple[nn.Module, list[tuple[int, ...]]]] = {}
+    for what, module in (("block", block), ("attention", WindowAttention(**layers))):
+        pieces[f"local {what}, level {level}"] = module, [windows]
+        pieces[f"global {what}, level {level}"] = module, [windows, (batch, tokens, channels)]
+    return pieces
 
 
 def _programs(module: nn.Module, shapes: list[tuple[int, ...]], dtype: Any) -> dict[str, Program]:
     rng = np.random.default_rng(0)
     inputs = [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
-    trained = {"train": True} if isinstance(module, WindowAttention) else {}
+    trained = {"train": True} if isinstance(module, (Block, WindowAttention)) else {}
     apply = functools.partial(module.apply, **trained)
     variables = jax.jit(lambda key: module.init(key, *inputs, **trained))(jax.random.key(0))
     cotangent = jnp.ones_like(jax.eval_shape(apply, variables, *inputs))

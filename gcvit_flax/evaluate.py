@@ -83,6 +83,8 @@ def evaluate(
         whose outputs are not finite, or a picture that cannot be written.
     """
     # Slow to import, and needed only after the command line is checked.
+    import jax
+
     from gcvit_flax.data.datasets import open_data
     from gcvit_flax.devices import choose_devices, enable_compilation_cache, simulate_devices
     from gcvit_flax.training.evaluation import run_evaluation
@@ -106,7 +108,9 @@ def evaluate(
     step = make_eval_step(model, chosen, confusion=confusion is not None)
     evaluated = {"model": replicate(variables["params"], chosen)}
     where = (data.validation, model.preprocessing, batch_size, chosen)
-    results = run_evaluation(step, evaluated, *where, skip_corrupt=skip_corrupt, workers=workers)["model"]
+    # The model's accuracy, not that of products in bfloat16 or TF32, the defaults of TPUs and GPUs for float32.
+    with jax.default_matmul_precision("highest"):
+        results = run_evaluation(step, evaluated, *where, skip_corrupt=skip_corrupt, workers=workers)["model"]
     if not math.isfinite(results["loss"]):
         raise UserError(f"{model_dir} gives a loss of {results['loss']}: its parameters are damaged, train it again")
     results["skipped"] = len(data.validation) - results["count"]

@@ -46,7 +46,7 @@ class Predictor:
         replicated, split = jax.P(), jax.P(_AXIS)
 
         def share(variables: dict[str, Any], images: jax.Array) -> jax.Array:
-            return apply_in_parts(self._model, variables, images)
+            return apply_in_parts(self._model, variables, images, mesh.devices[0])
 
         in_specs = (replicated, split)
         program = jax.jit(jax.shard_map(share, mesh=mesh, in_specs=in_specs, out_specs=split, check_vma=False))
@@ -55,8 +55,8 @@ class Predictor:
         return program, mesh
 
 
-def apply_in_parts(model: GCViT, variables: dict[str, Any], images: jax.Array) -> jax.Array:
-    """`model.apply` on images (B, H, W, 3): a few at a time on a CPU, so that their feature maps stay in its cache."""
+def apply_in_parts(model: GCViT, variables: dict[str, Any], images: jax.Array, device: jax.Device) -> jax.Array:
+    """`model.apply` on images (B, H, W, 3): a few at a time if `device` is a CPU, to keep their maps in its cache."""
     batch, height, width, _ = images.shape
     fitting = max(1, _PIXELS_AT_A_TIME // (height * width))
     size = max(n for n in range(1, batch + 1) if batch % n == 0 and n <= fitting)
@@ -64,7 +64,7 @@ def apply_in_parts(model: GCViT, variables: dict[str, Any], images: jax.Array) -
     def apply(images: jax.Array) -> Any:
         return model.apply(variables, images)
 
-    if size == batch or jax.default_backend() != "cpu":
+    if size == batch or device.platform != "cpu":
         return apply(images)
     images = rearrange(images, "(parts b) h w c -> parts b h w c", b=size)
     results = jax.lax.map(apply, images)

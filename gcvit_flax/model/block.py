@@ -14,8 +14,8 @@ from gcvit_flax.model.kernels.tpu import branches
 from gcvit_flax.model.layers import LAYER_NORM_EPSILON, Dense, LayerNorm
 from gcvit_flax.model.rematerialize import save_for_backward
 
-# Wider blocks take their weights, and the sums of their gradients, beyond a TPU core's vector memory.
-_WIDEST_BRANCH_IN_ONE_KERNEL = 256
+# Channels: the weights of wider blocks, and the sums of their gradients, exceed the vector memory of a v4 core.
+WIDEST_KERNEL = 256
 
 
 class Mlp(nn.Module):
@@ -102,10 +102,15 @@ class Block(nn.Module):
         return self._by_platform(_mlp_kernel, "add_mlp", (x, path_scale), train)
 
     def _by_platform(
-        self, kernel: Callable[..., jax.Array], method: str, inputs: tuple[jax.Array | None, ...], train: bool
+        self,
+        kernel: Callable[..., jax.Array],
+        method: str,
+        inputs: tuple[jax.Array, *tuple[jax.Array | None, ...]],
+        train: bool,
     ) -> jax.Array:
         """`kernel(params, *inputs)` on TPUs, where the block is fit for it, otherwise `method(*inputs)`."""
-        if not self._branches_are_kernels(train):
+        batch = inputs[0].shape[0]  # A symbol in an exported program for any number of images.
+        if not isinstance(batch, int) or not self._branches_are_kernels(train):
             return getattr(self, method)(*inputs, train=train)
         # By its parameters, since a branch of `platform_dependent` cannot call a module that was bound outside.
         params, unbound = self.variables["params"], self.clone(parent=None, name=None)
@@ -147,7 +152,7 @@ class Block(nn.Module):
         """Whether each branch is one kernel on TPUs: not where it has dropout, is wide, or its parts are asked for."""
         dropout = train and (self.dropout_rate or self.attention_dropout_rate)
         watched = any(map(self.is_mutable_collection, ("attention", "intermediates", "params", "perturbations")))
-        return self.channels <= _WIDEST_BRANCH_IN_ONE_KERNEL and not dropout and not watched
+        return self.channels <= WIDEST_KERNEL and not dropout and not watched
 
     def _attention_kernel(
         self,

@@ -142,7 +142,8 @@ def make_eval_step(model: GCViT, devices: list[jax.Device], confusion: bool = Fa
     """
 
     def eval_step(params: Params, batch: Batch) -> dict[str, jax.Array]:
-        logits = apply_in_parts(model, {"params": params}, normalize(batch["image"], model.preprocessing))
+        images = normalize(batch["image"], model.preprocessing)
+        logits = apply_in_parts(model, {"params": params}, images, devices[0])
         mask, labels = batch["mask"], batch["label"]
         sums = {
             "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels) * mask,

@@ -30,7 +30,9 @@ def verify(folder: str | os.PathLike[str], inputs: str | os.PathLike[str]) -> st
         from gcvit_flax.data.preprocess import preprocess  # Slow to import, and most conversions need no images.
 
         images = preprocess([inputs], model)
-    logits = np.asarray(jax.jit(model.apply)(variables, images))
+    # By default TPUs multiply float32 in bfloat16, and GPUs in TF32.
+    with jax.default_matmul_precision("highest"):
+        logits = np.asarray(jax.jit(model.apply)(variables, images))
     names = class_names(read_folder_config(folder))
     lines = []
     for image, row in enumerate(logits):

@@ -54,12 +54,14 @@ def _forward(
     qkv: jax.Array, query: jax.Array | None, bias: jax.Array, key_mask: jax.Array | None, num_heads: int, scale: float
 ) -> tuple[jax.Array, tuple[_Inputs, _Saved]]:
     query = save_for_backward(query)
+    # Kernels need to know how many images there are; exported programs for any number of them do not.
+    on_tpu = _forward_on_tpu if isinstance(qkv.shape[0], int) else _forward_by_heads
     saved = jax.lax.platform_dependent(
         qkv,
         query,
         bias,
         key_mask,
-        tpu=functools.partial(_forward_on_tpu, num_heads=num_heads, scale=scale),
+        tpu=functools.partial(on_tpu, num_heads=num_heads, scale=scale),
         default=functools.partial(_forward_by_heads, num_heads=num_heads, scale=scale),
     )
     saved = save_for_backward(saved)
