@@ -1,5 +1,6 @@
 """The branch x + scale * Attention(normalized x) of a block as one kernel."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -30,6 +31,7 @@ class AttentionWeights(NamedTuple):
     out_bias: jax.Array
 
 
+@functools.partial(jax.jit, static_argnames=("num_heads", "qk_scale", "epsilon"))
 def attention_branch(
     x: jax.Array,
     query: jax.Array | None,
@@ -60,6 +62,7 @@ def attention_branch(
     return run_tiled(kernel, tiles, inputs, specs, outputs, output_specs, {}, cost, "attention_branch")["x"]
 
 
+@functools.partial(jax.jit, static_argnames=("num_heads", "qk_scale", "epsilon"))
 def attention_branch_gradients(
     x: jax.Array,
     query: jax.Array | None,

@@ -83,7 +83,7 @@ def _attention_backward(
     num_heads: int, qk_scale: float, epsilon: float, saved: tuple[Any, ...], gradient: jax.Array
 ) -> tuple[Any, ...]:
     *_, weights, _, _, scale = saved
-    gradients = attention_branch_gradients(*saved, num_heads, qk_scale, epsilon, gradient)  # type: ignore[call-arg]
+    gradients = attention_branch_gradients(*saved, num_heads, qk_scale, epsilon, gradient)
     x_gradient, query_gradient, weights_gradient, bias_gradient = gradients
     # Path scales are drawn, not trained.
     return x_gradient, query_gradient, _like(weights, weights_gradient), bias_gradient, None, jnp.zeros_like(scale)

@@ -1,5 +1,6 @@
 """The branch x + scale * MLP(normalized x) of a block as one kernel."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ class MlpWeights(NamedTuple):
     bias2: jax.Array
 
 
+@functools.partial(jax.jit, static_argnames=("epsilon",))
 def mlp_branch(x: jax.Array, weights: MlpWeights, scale: jax.Array, epsilon: float) -> jax.Array:
     """x + scale * (gelu(normalized x @ kernel1 + bias1) @ kernel2 + bias2), x (B, n, T, C), scale (B, 1, 1)."""
     tiles = _tiles(x, weights, arrays=2)
@@ -41,6 +43,7 @@ def mlp_branch(x: jax.Array, weights: MlpWeights, scale: jax.Array, epsilon: flo
     return run_tiled(kernel, tiles, inputs, specs, outputs, output_specs, {}, _cost(x, weights, 2), "mlp_branch")["x"]
 
 
+@functools.partial(jax.jit, static_argnames=("epsilon",))
 def mlp_branch_gradients(
     x: jax.Array, weights: MlpWeights, scale: jax.Array, epsilon: float, gradient: jax.Array
 ) -> tuple[jax.Array, MlpWeights]:

@@ -1,5 +1,6 @@
 """Attention alone, between projections that XLA computes: for networks too wide for `attention_branch`."""
 
+import functools
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from gcvit_flax.model.kernels.tpu.attend import (
 from gcvit_flax.model.kernels.tpu.tiles import LANES, Tiles, Tree, make_tiles, padded_tokens, run_tiled, whole_spec
 
 
+@functools.partial(jax.jit, static_argnames=("num_heads", "scale"))
 def attention(
     qkv: jax.Array, query: jax.Array | None, bias: jax.Array, key_mask: jax.Array | None, num_heads: int, scale: float
 ) -> jax.Array:
@@ -43,6 +45,7 @@ def attention(
     return run_tiled(kernel, tiles, inputs, specs, outputs, output_specs, {}, cost, "window_attention")["x"]
 
 
+@functools.partial(jax.jit, static_argnames=("num_heads", "scale"))
 def attention_gradients(
     qkv: jax.Array,
     query: jax.Array | None,
