@@ -22,7 +22,7 @@ from gcvit_flax.model.convs import MBConv, PatchEmbed, ReduceSize
 from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.model.global_query import GlobalQueryGenerator
 from gcvit_flax.model.kernels import plain
-from gcvit_flax.model.kernels.windowed_attention import split_heads
+from gcvit_flax.model.kernels.attention_by_heads import split_heads
 from gcvit_flax.model.rematerialize import rematerialization_policy
 from gcvit_flax.training.augment.augment import augment
 from gcvit_flax.training.augment.mixing import mix

@@ -30,7 +30,13 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 
 # The shapes that these modules' signatures declare are checked wherever a test calls them.
-CHECKED = ("kernels.convolution", "kernels.pointwise", "kernels.windowed_attention", "windows")
+CHECKED = (
+    "kernels.attention_by_heads",
+    "kernels.convolution",
+    "kernels.pointwise",
+    "kernels.windowed_attention",
+    "windows",
+)
 install_import_hook([f"gcvit_flax.model.{name}" for name in CHECKED], "beartype.beartype")
 
 from small import SMALL, TRAIN  # noqa: E402

@@ -9,7 +9,8 @@ from einops import rearrange
 
 from gcvit_flax.config import Size
 from gcvit_flax.model.kernels import plain
-from gcvit_flax.model.kernels.windowed_attention import split_heads, windowed_attention
+from gcvit_flax.model.kernels.attention_by_heads import split_heads
+from gcvit_flax.model.kernels.windowed_attention import windowed_attention
 from gcvit_flax.model.layers import Dense, normal_init
 from gcvit_flax.model.position_bias import relative_position_bias, relative_position_bias_by_products
 from gcvit_flax.model.rematerialize import save_for_backward

@@ -11,7 +11,7 @@ import pytest
 from small import TINY
 
 from gcvit_flax.devices import compiler_options
-from gcvit_flax.model import gcvit
+from gcvit_flax.model import level
 from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.model.init import init_params
 from gcvit_flax.model.level import Level
@@ -170,8 +170,8 @@ def test_padding_has_no_influence(variables, monkeypatch):
         ones, _ = original(jnp.ones_like(x), window)
         return jnp.where(ones > 0, zeros, 50 * jax.random.normal(jax.random.key(0), zeros.shape)), mask
 
-    original = gcvit.pad
-    monkeypatch.setattr(gcvit, "pad", pad_with_rubbish)
+    original = level.pad
+    monkeypatch.setattr(level, "pad", pad_with_rubbish)
     jax.clear_caches()
     for a, b in zip(apply(padded, variables, images, method="features"), expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

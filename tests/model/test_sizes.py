@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import TINY
 
-from gcvit_flax.model import gcvit
+from gcvit_flax.model import level
 from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.model.init import init_params
 from gcvit_flax.weights.model_folder import load_model, save_model
@@ -58,7 +58,7 @@ def test_windows_that_follow_the_image(size):
 @pytest.mark.parametrize("size", ANY_SIZE, ids=str)
 def test_images_padded_to_windows(size, monkeypatch):
     model = create_model(TINY, pad_to_windows=True)
-    variables, pad = parameters(model), gcvit.pad
+    variables, pad = parameters(model), level.pad
 
     @jax.jit
     def apply(images, rubbish=0.0):
@@ -67,7 +67,7 @@ def test_images_padded_to_windows(size, monkeypatch):
             pattern = rubbish * jnp.arange(x.shape[-1])  # Equal values would be nothing to LayerNorm.
             return jnp.where(pad(jnp.ones_like(x), window)[0] > 0, zeros, pattern), mask
 
-        monkeypatch.setattr(gcvit, "pad", pad_with_rubbish)
+        monkeypatch.setattr(level, "pad", pad_with_rubbish)
         return model.apply(variables, images), model.apply(variables, images, method="features")
 
     check(apply, model, size)

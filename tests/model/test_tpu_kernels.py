@@ -93,7 +93,7 @@ def _gradients(arguments, mask, gradient):
 
     def backward(inputs, gradient):
         qkv, query, bias = inputs
-        return window_attention.attention_gradients(qkv, query, bias, mask, heads, 1.0, gradient)
+        return window_attention.attention_gradients(qkv, query, bias, mask, gradient, heads, 1.0)
 
     attention.defvjp(forward, backward)
     heads = arguments[1].shape[2]

@@ -1,15 +1,14 @@
 """Attention inside windows, local or by the global query (paper, section 3.2, equation 5)."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
-from gcvit_flax.model.kernels.barrier import cpu_barrier
+from gcvit_flax.model.kernels.attention_by_heads import Saved, backward_by_heads, forward_by_heads, merge_heads
 from gcvit_flax.model.kernels.tpu import window_attention
+from gcvit_flax.model.kernels.tpu.late import traced_late
 from gcvit_flax.model.rematerialize import save_for_backward
 
 
@@ -34,45 +33,32 @@ def windowed_attention(
     return _forward(qkv, query, bias, key_mask, num_heads, scale)[0]
 
 
-class _Saved(NamedTuple):
-    """What the backward pass reads beside the query, bias and mask.
-
-    `qkv` (B, n, T, 3C or 2C) and `output` (B, n, T, C) hold their values in the order that suits the platform;
-    `weights` are the exponentials before the division by `sums`, on a TPU zeros that XLA removes with what reads them.
-    """
-
-    qkv: jax.Array
-    weights: jax.Array
-    sums: jax.Array
-    output: jax.Array
-
-
 _Inputs = tuple[jax.Array | None, jax.Array, jax.Array | None]  # Query, bias and mask.
 
 
 def _forward(
     qkv: jax.Array, query: jax.Array | None, bias: jax.Array, key_mask: jax.Array | None, num_heads: int, scale: float
-) -> tuple[jax.Array, tuple[_Inputs, _Saved]]:
+) -> tuple[jax.Array, tuple[_Inputs, Saved]]:
     query = save_for_backward(query)
     # Kernels need to know how many images there are; exported programs for any number of them do not.
-    on_tpu = _forward_on_tpu if isinstance(qkv.shape[0], int) else _forward_by_heads
+    on_tpu = _forward_on_tpu if isinstance(qkv.shape[0], int) else forward_by_heads
     saved = jax.lax.platform_dependent(
         qkv,
         query,
         bias,
         key_mask,
         tpu=functools.partial(on_tpu, num_heads=num_heads, scale=scale),
-        default=functools.partial(_forward_by_heads, num_heads=num_heads, scale=scale),
+        default=functools.partial(forward_by_heads, num_heads=num_heads, scale=scale),
     )
     saved = save_for_backward(saved)
     x = jax.lax.platform_dependent(
-        saved.output, tpu=lambda x: x, default=functools.partial(_merge_heads, num_heads=num_heads)
+        saved.output, tpu=lambda x: x, default=functools.partial(merge_heads, num_heads=num_heads)
     )
     return x, ((query, bias, key_mask), saved)
 
 
 def _backward(
-    num_heads: int, scale: float, residuals: tuple[_Inputs, _Saved], gradient: jax.Array
+    num_heads: int, scale: float, residuals: tuple[_Inputs, Saved], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array | None, jax.Array, None]:
     (query, bias, key_mask), saved = residuals
     gradients = jax.lax.platform_dependent(
@@ -82,7 +68,7 @@ def _backward(
         saved,
         gradient,
         tpu=functools.partial(_backward_on_tpu, num_heads=num_heads, scale=scale),
-        default=functools.partial(_backward_by_heads, num_heads=num_heads, scale=scale),
+        default=functools.partial(backward_by_heads, num_heads=num_heads, scale=scale),
     )
     return *gradients, None
 
@@ -98,125 +84,29 @@ def _forward_on_tpu(
     *,
     num_heads: int,
     scale: float,
-) -> _Saved:
-    x = window_attention.attention(qkv, query, bias, key_mask, num_heads, scale)
+) -> Saved:
+    *shape, _ = qkv.shape
+    channels = qkv.shape[-1] // (3 if query is None else 2)
+    arrays, settings = (qkv, query, bias, key_mask), {"num_heads": num_heads, "scale": scale}
+    x = traced_late(
+        window_attention.attention, jax.ShapeDtypeStruct((*shape, channels), qkv.dtype), *arrays, **settings
+    )
     batch, n, tokens, _ = x.shape
     weights = jnp.zeros((batch, n, num_heads, tokens, tokens), x.dtype)
     sums = jnp.zeros((batch, n, num_heads, tokens, 1), jnp.float32)
-    return _Saved(qkv, weights, sums, x)
+    return Saved(qkv, weights, sums, x)
 
 
 def _backward_on_tpu(
     query: jax.Array | None,
     bias: jax.Array,
     key_mask: jax.Array | None,
-    saved: _Saved,
+    saved: Saved,
     gradient: jax.Array,
     *,
     num_heads: int,
     scale: float,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-    return window_attention.attention_gradients(saved.qkv, query, bias, key_mask, num_heads, scale, gradient)
-
-
-def split_heads(
-    qkv: Float[Array, "B n T channels"], query: Float[Array, "B T C"] | None, num_heads: int, scale: float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Scaled queries (B, n, h, T, d), or (B, h, T, d) of a shared `query`, and keys and values (B, n, h, T, d)."""
-    return _queries_keys_values(_by_heads(qkv, query, num_heads), query, num_heads, scale)
-
-
-def _by_heads(qkv: jax.Array, query: jax.Array | None, num_heads: int) -> jax.Array:
-    parts = 3 if query is None else 2
-    return rearrange(qkv, "B n T (parts h d) -> parts B n h T d", parts=parts, h=num_heads)
-
-
-def _queries_keys_values(
-    qkv: jax.Array, query: jax.Array | None, num_heads: int, scale: float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    *q, k, v = qkv
-    shared = [] if query is None else [rearrange(query, "B T (h d) -> B h T d", h=num_heads)]
-    return (q or shared)[0] * jnp.asarray(scale, k.dtype), k, v
-
-
-def _forward_by_heads(
-    qkv: jax.Array,
-    query: jax.Array | None,
-    bias: jax.Array,
-    key_mask: jax.Array | None,
-    *,
-    num_heads: int,
-    scale: float,
-) -> _Saved:
-    *shape, _ = qkv.shape
-    qkv = _by_heads(qkv, query, num_heads)
-    q, k, v = _queries_keys_values(qkv, query, num_heads, scale)
-    logits = jnp.einsum("Bnhqd,Bnhkd->Bnhqk", _for_windows(q, k), k, preferred_element_type=jnp.float32)
-    logits += bias.astype(jnp.float32)
-    if key_mask is not None:
-        logits = jnp.where(key_mask[:, None, None, :], logits, -jnp.inf)
-    weights = jnp.exp(logits - logits.max(-1, keepdims=True))
-    sums = weights.sum(-1, keepdims=True)
-    weights = weights.astype(v.dtype)
-    x = (jnp.einsum("Bnhqk,Bnhkd->Bnhqd", weights, v, preferred_element_type=jnp.float32) / sums).astype(v.dtype)
-    return _Saved(qkv.reshape(*shape, -1), weights, sums, x.reshape(*shape, -1))
-
-
-def _merge_heads(x: jax.Array, num_heads: int) -> jax.Array:
-    return rearrange(_heads_first(x, num_heads), "B n h T d -> B n T (h d)")
-
-
-def _heads_first(x: jax.Array, num_heads: int) -> jax.Array:
-    """Values (B, n, h, T, d) that were given the shape (B, n, T, C) without being moved."""
-    batch, n, tokens, _ = x.shape
-    return x.reshape(batch, n, num_heads, tokens, -1)
-
-
-def _backward_by_heads(
-    query: jax.Array | None,
-    bias: jax.Array,
-    key_mask: jax.Array | None,
-    saved: _Saved,
-    gradient: jax.Array,
-    *,
-    num_heads: int,
-    scale: float,
-) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-    output = _heads_first(saved.output, num_heads)
-    q, k, v = _queries_keys_values(saved.qkv.reshape(-1, *output.shape), query, num_heads, scale)
-    gradient = rearrange(gradient, "B n T (h d) -> B n h T d", h=num_heads)
-    gradient = gradient / saved.sums  # With respect to the weighted sum before its normalization.
-    mean = (gradient * output).sum(-1, keepdims=True)
-    gradient = gradient.astype(v.dtype)
-    v_gradient = jnp.einsum("Bnhqk,Bnhqd->Bnhkd", saved.weights, gradient)
-    logits_gradient = saved.weights * (
-        jnp.einsum("Bnhqd,Bnhkd->Bnhqk", gradient, v, preferred_element_type=jnp.float32) - mean
-    )
-    logits_gradient = cpu_barrier(logits_gradient)
-    bias_gradient = _sum_of_windows(logits_gradient)
-    if len(bias) == 1:
-        bias_gradient = bias_gradient.sum(0, keepdims=True)
-    logits_gradient = logits_gradient.astype(v.dtype)
-    q_gradient = jnp.einsum("Bnhqk,Bnhkd->Bnhqd", logits_gradient, k) * jnp.asarray(scale, k.dtype)
-    k_gradient = jnp.einsum("Bnhqk,Bnhqd->Bnhkd", logits_gradient, _for_windows(q, k))
-    gradients = [k_gradient, v_gradient]
-    query_gradient = None
-    if query is None:
-        gradients = [q_gradient, *gradients]
-    else:
-        query_gradient = rearrange(q_gradient.sum(1), "B h T d -> B T (h d)")
-    qkv_gradient = rearrange(jnp.stack(gradients), "parts B n h T d -> B n T (parts h d)")
-    return qkv_gradient, query_gradient, bias_gradient.astype(bias.dtype)
-
-
-def _for_windows(q: jax.Array, k: jax.Array) -> jax.Array:
-    """A shared query for each window: copies of it cost less than a product whose result has to be transposed."""
-    return q if q.ndim == k.ndim else jnp.broadcast_to(q[:, None], k.shape)
-
-
-def _sum_of_windows(x: Float[Array, "B n h T T"]) -> Float[Array, "h T T"]:
-    """The sum over images and windows, by adding whole arrays eight at a time."""
-    x = x.reshape(-1, *x.shape[2:])
-    while len(x) > 8 and len(x) % 8 == 0:
-        x = cpu_barrier(functools.reduce(jax.lax.add, x.reshape(8, -1, *x.shape[1:])))
-    return functools.reduce(jax.lax.add, x) if len(x) <= 8 else x.sum(0)
+    arrays, settings = (saved.qkv, query, bias, key_mask, gradient), {"num_heads": num_heads, "scale": scale}
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (saved.qkv, query, bias))
+    return traced_late(window_attention.attention_gradients, shapes, *arrays, **settings)

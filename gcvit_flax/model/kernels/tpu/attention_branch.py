@@ -70,12 +70,12 @@ def attention_branch_gradients(
     position_bias: jax.Array,
     key_mask: jax.Array | None,
     scale: jax.Array,
+    gradient: jax.Array,
     num_heads: int,
     qk_scale: float,
     epsilon: float,
-    gradient: jax.Array,
-) -> tuple[jax.Array, jax.Array | None, AttentionWeights, jax.Array]:
-    """The gradients of `attention_branch` with respect to `x`, `query`, `weights` (float32) and `position_bias`."""
+) -> tuple[tuple[jax.Array, jax.Array | None], AttentionWeights, jax.Array]:
+    """The gradients of `attention_branch` with respect to (`x`, `query`), `weights` (float32) and `position_bias`."""
     tiles, heads = _sizes(x, num_heads, copies=10)
     inputs, specs = _inputs(tiles, heads, x, query, weights, position_bias, key_mask, scale)
     inputs["gradient"], specs["gradient"] = gradient, specs["x"]
@@ -126,12 +126,8 @@ def attention_branch_gradients(
     results = run_tiled(kernel, tiles, inputs, specs, outputs, output_specs, sums, cost, name)
     query_gradient = None if query is None else results["query"].astype(query.dtype)
     weights_gradient = AttentionWeights(*(results[name] for name in AttentionWeights._fields))
-    return (
-        results["x"],
-        query_gradient,
-        weights_gradient,
-        bias_gradient_of(heads, results["position_bias"], position_bias),
-    )
+    bias_gradient = bias_gradient_of(heads, results["position_bias"], position_bias)
+    return (results["x"], query_gradient), weights_gradient, bias_gradient
 
 
 def _attend(

@@ -12,6 +12,7 @@ from gcvit_flax.model.kernels.tpu.attention_branch import (
     attention_branch,
     attention_branch_gradients,
 )
+from gcvit_flax.model.kernels.tpu.late import traced_late
 from gcvit_flax.model.kernels.tpu.mlp_branch import MlpWeights, mlp_branch, mlp_branch_gradients
 
 Params = Mapping[str, Any]
@@ -72,19 +73,24 @@ def _attention(
     qk_scale: float,
     epsilon: float,
 ) -> jax.Array:
-    return attention_branch(x, query, weights, position_bias, key_mask, scale, num_heads, qk_scale, epsilon)
+    arrays = x, query, weights, position_bias, key_mask, scale
+    settings = {"num_heads": num_heads, "qk_scale": qk_scale, "epsilon": epsilon}
+    return traced_late(attention_branch, _shapes(x), *arrays, **settings)
 
 
 def _attention_forward(*arguments: Any) -> tuple[jax.Array, tuple[Any, ...]]:
-    return attention_branch(*arguments), arguments[:6]
+    return _attention(*arguments), arguments[:6]
 
 
 def _attention_backward(
     num_heads: int, qk_scale: float, epsilon: float, saved: tuple[Any, ...], gradient: jax.Array
 ) -> tuple[Any, ...]:
-    *_, weights, _, _, scale = saved
-    gradients = attention_branch_gradients(*saved, num_heads, qk_scale, epsilon, gradient)
-    x_gradient, query_gradient, weights_gradient, bias_gradient = gradients
+    x, query, weights, position_bias, _, scale = saved
+    shapes = _shapes((x, query)), _float32_shapes(weights), _shapes(position_bias)
+    settings = {"num_heads": num_heads, "qk_scale": qk_scale, "epsilon": epsilon}
+    (x_gradient, query_gradient), weights_gradient, bias_gradient = traced_late(
+        attention_branch_gradients, shapes, *saved, gradient, **settings
+    )
     # Path scales are drawn, not trained.
     return x_gradient, query_gradient, _like(weights, weights_gradient), bias_gradient, None, jnp.zeros_like(scale)
 
@@ -94,16 +100,17 @@ _attention.defvjp(_attention_forward, _attention_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _mlp(x: jax.Array, weights: MlpWeights, scale: jax.Array, epsilon: float) -> jax.Array:
-    return mlp_branch(x, weights, scale, epsilon)
+    return traced_late(mlp_branch, _shapes(x), x, weights, scale, epsilon=epsilon)
 
 
 def _mlp_forward(*arguments: Any) -> tuple[jax.Array, tuple[Any, ...]]:
-    return mlp_branch(*arguments), arguments[:3]
+    return _mlp(*arguments), arguments[:3]
 
 
 def _mlp_backward(epsilon: float, saved: tuple[Any, ...], gradient: jax.Array) -> tuple[Any, ...]:
     x, weights, scale = saved
-    x_gradient, weights_gradient = mlp_branch_gradients(x, weights, scale, epsilon, gradient)
+    shapes = _shapes(x), _float32_shapes(weights)
+    x_gradient, weights_gradient = traced_late(mlp_branch_gradients, shapes, *saved, gradient, epsilon=epsilon)
     return x_gradient, _like(weights, weights_gradient), jnp.zeros_like(scale)
 
 
@@ -112,3 +119,11 @@ _mlp.defvjp(_mlp_forward, _mlp_backward)
 
 def _like(weights: Any, gradients: Any) -> Any:
     return jax.tree.map(lambda weight, gradient: gradient.astype(weight.dtype), weights, gradients)
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def _float32_shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), tree)

@@ -45,7 +45,7 @@ def mlp_branch(x: jax.Array, weights: MlpWeights, scale: jax.Array, epsilon: flo
 
 @functools.partial(jax.jit, static_argnames=("epsilon",))
 def mlp_branch_gradients(
-    x: jax.Array, weights: MlpWeights, scale: jax.Array, epsilon: float, gradient: jax.Array
+    x: jax.Array, weights: MlpWeights, scale: jax.Array, gradient: jax.Array, epsilon: float
 ) -> tuple[jax.Array, MlpWeights]:
     """The gradients of `mlp_branch` with respect to `x` and, in float32, `weights`, for that of its result."""
     tiles = _tiles(x, weights, arrays=6)

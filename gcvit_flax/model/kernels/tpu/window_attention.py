@@ -51,9 +51,9 @@ def attention_gradients(
     query: jax.Array | None,
     bias: jax.Array,
     key_mask: jax.Array | None,
+    gradient: jax.Array,
     num_heads: int,
     scale: float,
-    gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
     """The gradients of `attention` with respect to `qkv`, `query` and `bias`, for that of its result."""
     tiles, heads = _sizes(qkv, query, num_heads, copies=9)

@@ -1,0 +1,130 @@
+"""Window attention with an array for each step of it, on CPUs and GPUs."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Float
+
+from gcvit_flax.model.kernels.barrier import cpu_barrier
+
+
+class Saved(NamedTuple):
+    """What the backward pass reads beside the query, bias and mask.
+
+    `qkv` (B, n, T, 3C or 2C) and `output` (B, n, T, C) hold their values in the order that suits the platform;
+    `weights` are the exponentials before the division by `sums`, on a TPU zeros that XLA removes with what reads them.
+    """
+
+    qkv: jax.Array
+    weights: jax.Array
+    sums: jax.Array
+    output: jax.Array
+
+
+def split_heads(
+    qkv: Float[Array, "B n T channels"], query: Float[Array, "B T C"] | None, num_heads: int, scale: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Scaled queries (B, n, h, T, d), or (B, h, T, d) of a shared `query`, and keys and values (B, n, h, T, d)."""
+    return _queries_keys_values(_by_heads(qkv, query, num_heads), query, num_heads, scale)
+
+
+def _by_heads(qkv: jax.Array, query: jax.Array | None, num_heads: int) -> jax.Array:
+    parts = 3 if query is None else 2
+    return rearrange(qkv, "B n T (parts h d) -> parts B n h T d", parts=parts, h=num_heads)
+
+
+def _queries_keys_values(
+    qkv: jax.Array, query: jax.Array | None, num_heads: int, scale: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    *q, k, v = qkv
+    shared = [] if query is None else [rearrange(query, "B T (h d) -> B h T d", h=num_heads)]
+    return (q or shared)[0] * jnp.asarray(scale, k.dtype), k, v
+
+
+def forward_by_heads(
+    qkv: jax.Array,
+    query: jax.Array | None,
+    bias: jax.Array,
+    key_mask: jax.Array | None,
+    *,
+    num_heads: int,
+    scale: float,
+) -> Saved:
+    """What the backward pass reads, the output of `windowed_attention` among it."""
+    *shape, _ = qkv.shape
+    qkv = _by_heads(qkv, query, num_heads)
+    q, k, v = _queries_keys_values(qkv, query, num_heads, scale)
+    logits = jnp.einsum("Bnhqd,Bnhkd->Bnhqk", _for_windows(q, k), k, preferred_element_type=jnp.float32)
+    logits += bias.astype(jnp.float32)
+    if key_mask is not None:
+        logits = jnp.where(key_mask[:, None, None, :], logits, -jnp.inf)
+    weights = jnp.exp(logits - logits.max(-1, keepdims=True))
+    sums = weights.sum(-1, keepdims=True)
+    weights = weights.astype(v.dtype)
+    x = (jnp.einsum("Bnhqk,Bnhkd->Bnhqd", weights, v, preferred_element_type=jnp.float32) / sums).astype(v.dtype)
+    return Saved(qkv.reshape(*shape, -1), weights, sums, x.reshape(*shape, -1))
+
+
+def merge_heads(x: jax.Array, num_heads: int) -> jax.Array:
+    """The output (B, n, T, C) of `forward_by_heads`, in the order of channels."""
+    return rearrange(_heads_first(x, num_heads), "B n h T d -> B n T (h d)")
+
+
+def _heads_first(x: jax.Array, num_heads: int) -> jax.Array:
+    """Values (B, n, h, T, d) that were given the shape (B, n, T, C) without being moved."""
+    batch, n, tokens, _ = x.shape
+    return x.reshape(batch, n, num_heads, tokens, -1)
+
+
+def backward_by_heads(
+    query: jax.Array | None,
+    bias: jax.Array,
+    key_mask: jax.Array | None,
+    saved: Saved,
+    gradient: jax.Array,
+    *,
+    num_heads: int,
+    scale: float,
+) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    """The gradients with respect to qkv, query and bias."""
+    output = _heads_first(saved.output, num_heads)
+    q, k, v = _queries_keys_values(saved.qkv.reshape(-1, *output.shape), query, num_heads, scale)
+    gradient = rearrange(gradient, "B n T (h d) -> B n h T d", h=num_heads)
+    gradient = gradient / saved.sums  # With respect to the weighted sum before its normalization.
+    mean = (gradient * output).sum(-1, keepdims=True)
+    gradient = gradient.astype(v.dtype)
+    v_gradient = jnp.einsum("Bnhqk,Bnhqd->Bnhkd", saved.weights, gradient)
+    logits_gradient = saved.weights * (
+        jnp.einsum("Bnhqd,Bnhkd->Bnhqk", gradient, v, preferred_element_type=jnp.float32) - mean
+    )
+    logits_gradient = cpu_barrier(logits_gradient)
+    bias_gradient = _sum_of_windows(logits_gradient)
+    if len(bias) == 1:
+        bias_gradient = bias_gradient.sum(0, keepdims=True)
+    logits_gradient = logits_gradient.astype(v.dtype)
+    q_gradient = jnp.einsum("Bnhqk,Bnhkd->Bnhqd", logits_gradient, k) * jnp.asarray(scale, k.dtype)
+    k_gradient = jnp.einsum("Bnhqk,Bnhqd->Bnhkd", logits_gradient, _for_windows(q, k))
+    gradients = [k_gradient, v_gradient]
+    query_gradient = None
+    if query is None:
+        gradients = [q_gradient, *gradients]
+    else:
+        query_gradient = rearrange(q_gradient.sum(1), "B h T d -> B T (h d)")
+    qkv_gradient = rearrange(jnp.stack(gradients), "parts B n h T d -> B n T (parts h d)")
+    return qkv_gradient, query_gradient, bias_gradient.astype(bias.dtype)
+
+
+def _for_windows(q: jax.Array, k: jax.Array) -> jax.Array:
+    """A shared query for each window: copies of it cost less than a product whose result has to be transposed."""
+    return q if q.ndim == k.ndim else jnp.broadcast_to(q[:, None], k.shape)
+
+
+def _sum_of_windows(x: Float[Array, "B n h T T"]) -> Float[Array, "h T T"]:
+    """The sum over images and windows, by adding whole arrays eight at a time."""
+    x = x.reshape(-1, *x.shape[2:])
+    while len(x) > 8 and len(x) % 8 == 0:
+        x = cpu_barrier(functools.reduce(jax.lax.add, x.reshape(8, -1, *x.shape[1:])))
+    return functools.reduce(jax.lax.add, x) if len(x) <= 8 else x.sum(0)
