@@ -44,6 +44,7 @@ _PLAIN = {
     "convs.depthwise_conv3x3": plain.depthwise_conv3x3,
     "convs.strided_conv3x3": plain.strided_conv3x3,
     "convs.gelu": plain.gelu,
+    "block.cpu_barrier": lambda x: x,
     "block.gelu": plain.gelu,
     "block.WIDEST_KERNEL": 0,
     "layers.layer_norm": lambda x, *arguments: plain.layer_norm(x.astype(jnp.float32), *arguments),

@@ -109,7 +109,7 @@ def test_accelerator_times_every_piece_beside_plain_kernels(measured):
         times = ["forward"] if name.startswith("augmentation") else accelerator_pieces.TIMES
         assert all(row[time] > 0 for time in times)
         assert f"| {name} | {row['forward']:.3f} |" in printed
-    assert len(rows) == 17
+    assert len(rows) == 25
 
 
 def test_accelerator_replaces_every_kernel_of_the_network_in_the_plain_form():
@@ -123,7 +123,7 @@ def test_accelerator_replaces_every_kernel_of_the_network_in_the_plain_form():
             for module in modules
             for name, value in vars(module).items()
             if not inspect.ismodule(value) and getattr(value, "__module__", "").startswith(kernels.__name__ + ".")
-            if value.__module__ != kernels.plain.__name__
+            if value.__module__ != kernels.plain.__name__ and name != "split_heads"  # It only moves.
         }
 
     assert used()

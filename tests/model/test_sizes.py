@@ -34,8 +34,8 @@ def check(apply, model, size):
     (logits, maps), (others, other_maps) = apply(images[:2]), apply(images[[0, 2]])
     assert logits.shape == (2, model.config.num_classes) and np.isfinite(logits).all()
     grid = [-(-side // 4) for side in size]
-    for level, (features, same) in enumerate(zip(maps, other_maps, strict=True)):
-        assert features.shape == (2, *grid, model.config.dims[level])
+    for index, (features, same) in enumerate(zip(maps, other_maps, strict=True)):
+        assert features.shape == (2, *grid, model.config.dims[index])
         np.testing.assert_allclose(features[0], same[0], rtol=1e-5, atol=1e-5)
         grid = [-(-side // 2) for side in grid]
     np.testing.assert_allclose(logits[0], others[0], rtol=1e-5, atol=1e-5)

@@ -1,5 +1,7 @@
 """The TPU kernels, interpreted on a CPU, against the layers they stand for; and which of the two a program has."""
 
+import contextlib
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from model.test_kernels import assert_close, attention_by_heads
 import gcvit_flax
 from gcvit_flax.model.block import Block
 from gcvit_flax.model.kernels import plain
-from gcvit_flax.model.kernels.tpu import tiles, window_attention
+from gcvit_flax.model.kernels.tpu import branches, tiles, window_attention
 from gcvit_flax.model.kernels.tpu.rows import normal_cdf_and_density
 from gcvit_flax.model.position_bias import relative_position_bias, relative_position_bias_by_products
 
@@ -22,14 +24,28 @@ TOLERANCES = {"float32": (1e-5, 1e-5), "bfloat16": (2e-2, 4e-2)}
 
 @pytest.fixture
 def on_tpu(monkeypatch):
-    """Has programs take what they hold for TPUs, interpreted, with products in full precision."""
-    monkeypatch.setattr(jax.lax, "platform_dependent", _for_tpu)
-    with pltpu.force_tpu_interpret_mode(), jax.default_matmul_precision("highest"):
-        yield
+    """A context in which programs take what they hold for TPUs, interpreted, with products in full precision."""
+
+    @contextlib.contextmanager
+    def context():
+        with monkeypatch.context() as patch, jax.default_matmul_precision("highest"):
+            patch.setattr(jax.lax, "platform_dependent", _for_tpu)
+            patch.setattr(branches, "traced_late", _traced_now)
+            with pltpu.force_tpu_interpret_mode():
+                yield
+
+    return context
 
 
 def _for_tpu(*arguments, default=None, tpu=None, **others):
     return (tpu or default)(*arguments)
+
+
+def _traced_now(function, shapes, *arrays, **settings):
+    """The interpreter works by callbacks, which cannot be traced late; checks the shapes that were promised."""
+    results = function(*arrays, **settings)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), results) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
+    return results
 
 
 def both(function, arguments, weights):
@@ -127,7 +143,7 @@ BLOCK = {
         ({"bias_layout": "expanded", "layer_scale": 0.1}, False, False, True),
     ],
 )
-def test_a_block_of_kernels_is_the_block_of_layers(dtype, fields, shared_query, masked, path, monkeypatch):
+def test_a_block_of_kernels_is_the_block_of_layers(dtype, fields, shared_query, masked, path, monkeypatch, on_tpu):
     monkeypatch.setattr(tiles, "_STEP_BYTES", 2**16)  # Several steps.
     block = Block(**BLOCK | fields | {"dtype": jnp.dtype(dtype)})
     rng = np.random.default_rng(0)
@@ -146,10 +162,8 @@ def test_a_block_of_kernels_is_the_block_of_layers(dtype, fields, shared_query, 
 
     with jax.default_matmul_precision("highest"):
         expected = both(apply, [params, x, query], weights)
-    with monkeypatch.context() as patch:
-        patch.setattr(jax.lax, "platform_dependent", _for_tpu)
-        with pltpu.force_tpu_interpret_mode(), jax.default_matmul_precision("highest"):
-            actual = both(apply, [params, x, query], weights)
+    with on_tpu():
+        actual = both(apply, [params, x, query], weights)
     compare(actual, expected, dtype)
 
 
@@ -157,7 +171,8 @@ def test_dropout_takes_the_layers(on_tpu):
     x = jax.random.normal(jax.random.key(0), (1, 1, 6, 20))
     dropping = Block(**BLOCK | {"dropout_rate": 0.5})
     params = dropping.init(jax.random.key(0), x, train=False)
-    results = [dropping.apply(params, x, train=True, rngs={"dropout": jax.random.key(key)}) for key in range(2)]
+    with on_tpu():
+        results = [dropping.apply(params, x, train=True, rngs={"dropout": jax.random.key(key)}) for key in range(2)]
     assert not jnp.array_equal(*results)
 
 

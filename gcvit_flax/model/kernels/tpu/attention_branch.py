@@ -91,19 +91,7 @@ def attention_branch_gradients(
         y_gradient = y_gradient.astype(dtype)
         outputs["out_kernel"][...] += product("rc,rd->cd", attended, y_gradient)
         attended_gradient = tiles.windowed(product("rd,cd->rc", y_gradient, refs["out_kernel"][...]))
-        logits = logits_of(heads, refs["position_bias"], refs.get("mask"), tiles.images)
-        gradients = []
-        for (lanes, group), (q, k, v) in zip(heads.groups(), parts, strict=True):
-            found = attend_gradients(
-                heads, group, logits, q, k, v, attended_gradient[..., lanes], outputs["position_bias"]
-            )
-            of_query, *rest = found[0] * qk_scale, *found[1:]
-            if "query" in refs:
-                add_to_query_gradient(tiles, outputs["query"], of_query, lanes)
-            else:
-                rest = [of_query, *rest]
-            gradients.append(rest)
-        projected = [jnp.concatenate(part, -1).reshape(len(x), -1) for part in zip(*gradients, strict=True)]
+        projected = _projected_gradients(tiles, heads, refs, outputs, parts, attended_gradient, qk_scale)
         normalized_gradient = jnp.float32(0)
         for part, value in enumerate(projected):
             columns = slice(part * tiles.channels, (part + 1) * tiles.channels)
@@ -151,6 +139,33 @@ def _attend(
         parts.append((queries.astype(jnp.float32) * qk_scale, k[..., lanes], v[..., lanes]))
         outputs.append(attend(heads, group, logits, *parts[-1]).astype(dtype))
     return jnp.concatenate(outputs, -1).reshape(rounded.shape), parts
+
+
+def _projected_gradients(
+    tiles: Tiles,
+    heads: Heads,
+    refs: Tree,
+    outputs: Tree,
+    parts: list[tuple[jax.Array, jax.Array, jax.Array]],
+    attended_gradient: jax.Array,
+    qk_scale: float,
+) -> list[jax.Array]:
+    """The gradients, as rows, of the projections to queries, unless they are shared, keys and values.
+
+    Those of shared queries and of the position bias are added to their outputs.
+    """
+    logits = logits_of(heads, refs["position_bias"], refs.get("mask"), tiles.images)
+    gradients = []
+    for (lanes, group), (q, k, v) in zip(heads.groups(), parts, strict=True):
+        gradient = attended_gradient[..., lanes]
+        found = attend_gradients(heads, group, logits, q, k, v, gradient, outputs["position_bias"])
+        of_query, *rest = found[0] * qk_scale, *found[1:]
+        if "query" in refs:
+            add_to_query_gradient(tiles, outputs["query"], of_query, lanes)
+        else:
+            rest = [of_query, *rest]
+        gradients.append(rest)
+    return [jnp.concatenate(part, -1).reshape(-1, tiles.channels) for part in zip(*gradients, strict=True)]
 
 
 def _sizes(x: jax.Array, num_heads: int, copies: int) -> tuple[Tiles, Heads]:
