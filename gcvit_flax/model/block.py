@@ -11,6 +11,7 @@ from gcvit_flax.model.attention import BiasLayout, WindowAttention, position_bia
 from gcvit_flax.model.kernels.barrier import cpu_barrier
 from gcvit_flax.model.kernels.pointwise import gelu
 from gcvit_flax.model.kernels.tpu import branches
+from gcvit_flax.model.kernels.tpu.window_attention import fit_kernels
 from gcvit_flax.model.layers import LAYER_NORM_EPSILON, Dense, LayerNorm
 from gcvit_flax.model.rematerialize import save_for_backward
 
@@ -109,8 +110,7 @@ class Block(nn.Module):
         train: bool,
     ) -> jax.Array:
         """`kernel(params, *inputs)` on TPUs, where the block is fit for it, otherwise `method(*inputs)`."""
-        batch = inputs[0].shape[0]  # A symbol in an exported program for any number of images.
-        if not isinstance(batch, int) or not self._branches_are_kernels(train):
+        if not self._branches_are_kernels(inputs[0], train):
             return getattr(self, method)(*inputs, train=train)
         # By its parameters, since a branch of `platform_dependent` cannot call a module that was bound outside.
         params, unbound = self.variables["params"], self.clone(parent=None, name=None)
@@ -148,11 +148,12 @@ class Block(nn.Module):
         # Written to memory once; XLA:CPU would compute the sum again for each of the layers that read it.
         return cpu_barrier(x + y)
 
-    def _branches_are_kernels(self, train: bool) -> bool:
+    def _branches_are_kernels(self, x: jax.Array, train: bool) -> bool:
         """Whether each branch is one kernel on TPUs: not where it has dropout, is wide, or its parts are asked for."""
         dropout = train and (self.dropout_rate or self.attention_dropout_rate)
         watched = any(map(self.is_mutable_collection, ("attention", "intermediates", "params", "perturbations")))
-        return self.channels <= WIDEST_KERNEL and not dropout and not watched
+        fits = self.channels <= WIDEST_KERNEL and x.dtype == self.dtype
+        return fits and fit_kernels(x, self.num_heads) and not dropout and not watched
 
     def _attention_kernel(
         self,

@@ -60,7 +60,7 @@ class Level(nn.Module):
         policy: Policy | None,
         train: bool,
     ) -> jax.Array:
-        if self.remat:
+        if self.remat or policy is None:
             return rematerialize(block, x, query, key_mask, path_scales, policy=policy, train=train)
         # Branch by branch, whose inputs are stored without a copy: what `save_for_backward` marks is copied on TPUs.
         scale1, scale2 = (None, None) if path_scales is None else path_scales

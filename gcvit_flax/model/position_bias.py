@@ -48,6 +48,8 @@ def relative_position_bias_by_products(
         table = table.reshape(-1)[: rows * columns, None]
     table = table.reshape(rows, columns, -1)
     # [i, j, r] is 1 where a query at i and a key at j, in a row or column of the window, have the r-th offset.
-    by_row, by_column = (np.eye(2 * side - 1)[np.subtract.outer(*[np.arange(side)] * 2) + side - 1] for side in window)
+    by_row, by_column = (
+        np.eye(2 * side - 1, dtype=table.dtype)[np.subtract.outer(*[np.arange(side)] * 2) + side - 1] for side in window
+    )
     bias = jnp.einsum("yYr,xXc,rch->hyxYX", by_row, by_column, table, precision=jax.lax.Precision.HIGHEST)
     return bias.reshape(-1, window[0] * window[1], window[0] * window[1])

@@ -11,6 +11,7 @@ import scipy.stats
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from model.test_kernels import assert_close, attention_by_heads
+from small import TINY
 
 import gcvit_flax
 from gcvit_flax.model.block import Block
@@ -215,3 +216,59 @@ def test_the_program_chooses_by_its_platform():
     assert calls["cpu"] == calls["cuda"] == 0
     assert calls["tpu"] > 0
     assert "optimization_barrier" in exports["cpu"]
+
+
+def small_block(**fields):
+    block = Block(**BLOCK | fields)
+    x = jax.random.normal(jax.random.key(1), (2, 3, 6, 20), block.dtype)
+    return block, block.init(jax.random.key(0), x, train=False), x
+
+
+def test_a_program_for_all_platforms_has_both_forms():
+    block, variables, x = small_block()
+    apply = jax.jit(lambda variables, x: block.apply(variables, x, train=False))
+    exported = jax.export.export(apply, platforms=["cpu", "cuda", "tpu"])(variables, x)
+    assert exported.mlir_module().count("custom_call @tpu_custom_call") == 2
+    np.testing.assert_allclose(exported.call(variables, x), apply(variables, x), rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_gradients():
+    block, variables, x = small_block()
+
+    def penalty(variables):
+        return (jax.grad(lambda x: block.apply(variables, x, train=False).sum())(x) ** 2).sum()
+
+    gradient = jax.grad(penalty)(variables)["params"]["mlp"]["fc1"]["kernel"]
+    step = 1e-2
+    direction = jax.tree.map(jnp.zeros_like, variables)
+    direction["params"]["mlp"]["fc1"]["kernel"] = gradient / jnp.linalg.norm(gradient)
+    ahead, behind = (jax.tree.map(lambda p, d, s=s: p + s * d, variables, direction) for s in (step, -step))
+    slope = (penalty(ahead) - penalty(behind)) / (2 * step)
+    np.testing.assert_allclose(slope, jnp.linalg.norm(gradient), rtol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "heads", "dtype", "fits"),
+    [
+        ((2, 1, 196, 256), 8, jnp.bfloat16, True),
+        ((2, 1, 576, 768), 24, jnp.bfloat16, False),  # The bias of gcvit_large_384's third level takes 32 MB.
+        ((2, 1, 49, 256), 8, jnp.float16, False),
+    ],
+)
+def test_what_kernels_take(shape, heads, dtype, fits):
+    assert window_attention.fit_kernels(jax.ShapeDtypeStruct(shape, dtype), heads) == fits
+
+
+def test_parameters_may_be_narrow():
+    block, variables, x = small_block(dtype=jnp.bfloat16)
+    narrow = jax.tree.map(lambda p: p.astype(jnp.bfloat16), variables)
+    wide = block.apply(variables, x, train=False)
+    assert_close(block.apply(narrow, x, train=False), wide, 2e-2)
+
+
+def test_intermediates_of_whole_blocks_can_be_asked_for():
+    model = gcvit_flax.create_model(TINY)
+    variables = {"params": gcvit_flax.init_params(model, jax.random.key(0))}
+    images = jnp.ones((1, *model.config.image_size, 3))
+    _, state = model.apply(variables, images, capture_intermediates=True)
+    assert "__call__" in state["intermediates"]["levels_0"]["blocks_0"]

@@ -40,8 +40,7 @@ def _forward(
     qkv: jax.Array, query: jax.Array | None, bias: jax.Array, key_mask: jax.Array | None, num_heads: int, scale: float
 ) -> tuple[jax.Array, tuple[_Inputs, Saved]]:
     query = save_for_backward(query)
-    # Kernels need to know how many images there are; exported programs for any number of them do not.
-    on_tpu = _forward_on_tpu if isinstance(qkv.shape[0], int) else forward_by_heads
+    on_tpu = _forward_on_tpu if window_attention.fit_kernels(qkv, num_heads) else forward_by_heads
     saved = jax.lax.platform_dependent(
         qkv,
         query,
@@ -51,9 +50,9 @@ def _forward(
         default=functools.partial(forward_by_heads, num_heads=num_heads, scale=scale),
     )
     saved = save_for_backward(saved)
-    x = jax.lax.platform_dependent(
-        saved.output, tpu=lambda x: x, default=functools.partial(merge_heads, num_heads=num_heads)
-    )
+    by_heads = functools.partial(merge_heads, num_heads=num_heads)
+    in_order = by_heads if on_tpu is forward_by_heads else lambda x: x
+    x = jax.lax.platform_dependent(saved.output, tpu=in_order, default=by_heads)
     return x, ((query, bias, key_mask), saved)
 
 
@@ -61,13 +60,14 @@ def _backward(
     num_heads: int, scale: float, residuals: tuple[_Inputs, Saved], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array | None, jax.Array, None]:
     (query, bias, key_mask), saved = residuals
+    on_tpu = _backward_on_tpu if window_attention.fit_kernels(saved.qkv, num_heads) else backward_by_heads
     gradients = jax.lax.platform_dependent(
         query,
         bias,
         key_mask,
         saved,
         gradient,
-        tpu=functools.partial(_backward_on_tpu, num_heads=num_heads, scale=scale),
+        tpu=functools.partial(on_tpu, num_heads=num_heads, scale=scale),
         default=functools.partial(backward_by_heads, num_heads=num_heads, scale=scale),
     )
     return *gradients, None

@@ -58,7 +58,9 @@ def _before_gamma(dense: Params, gamma: jax.Array | None) -> tuple[jax.Array, ja
 
 
 def _image_scale(x: jax.Array, path_scale: jax.Array | None) -> jax.Array:
-    return jnp.ones((len(x), 1, 1)) if path_scale is None else path_scale[:, None, None].astype(jnp.float32)
+    return (
+        jnp.ones((len(x), 1, 1), jnp.float32) if path_scale is None else path_scale[:, None, None].astype(jnp.float32)
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))

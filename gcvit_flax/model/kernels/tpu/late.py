@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
+from jax.interpreters import ad, batching, mlir
 
 
 def traced_late(function: Callable[..., Any], shapes: Any, *arrays: Any, **settings: Any) -> Any:
@@ -34,6 +35,10 @@ def _call(
     return jax.tree.leaves(function(*jax.tree.unflatten(structure, leaves), **dict(settings)))
 
 
+def _zeros(*_: jax.Array, avals: tuple[Any, ...], **__: Any) -> list[jax.Array]:
+    return [jnp.zeros(aval.shape, aval.dtype) for aval in avals]
+
+
 def _call_batched(leaves: Any, axes: Any, **parameters: Any) -> tuple[list[jax.Array], list[int]]:
     results = jax.vmap(lambda *leaves: _call(*leaves, **parameters), in_axes=axes)(*leaves)
     return results, [0] * len(results)
@@ -43,5 +48,40 @@ _late_call = Primitive("late_call")
 _late_call.multiple_results = True
 _late_call.def_impl(_call)
 _late_call.def_abstract_eval(lambda *_, avals, **__: avals)
-mlir.register_lowering(_late_call, mlir.lower_fun(_call, multiple_results=True))
+mlir.register_lowering(_late_call, mlir.lower_fun(_call, multiple_results=True), platform="tpu")
+# In a program for several platforms, what stands in the TPU's branch for the others, which never run it.
+mlir.register_lowering(_late_call, mlir.lower_fun(_zeros, multiple_results=True))
 batching.primitive_batchers[_late_call] = _call_batched
+
+
+def _undefined(*_: jax.Array, avals: tuple[Any, ...]) -> list[jax.Array]:
+    raise NotImplementedError(
+        "the network's TPU kernels have first derivatives only: for derivatives of gradients on a TPU, ask for the "
+        "layers by making the collection 'intermediates' mutable in apply"
+    )
+
+
+def _late_call_jvp(primals: Any, tangents: Any, **parameters: Any) -> tuple[Any, Any]:
+    # Other platforms may differentiate gradients again, and trace this branch too.
+    results = _late_call.bind(*primals, **parameters)
+    tangents = [ad.instantiate_zeros(t) for x, t in zip(primals, tangents, strict=True) if _is_inexact(x)]
+    return results, _no_derivative.bind(*tangents, avals=parameters["avals"])
+
+
+def _is_inexact(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+def _no_derivative_transpose(cotangents: Any, *tangents: Any, avals: Any) -> list[Any]:
+    return _no_derivative.bind(
+        *map(ad.instantiate_zeros, cotangents), avals=tuple(tangent.aval for tangent in tangents)
+    )
+
+
+_no_derivative = Primitive("no_derivative")
+_no_derivative.multiple_results = True
+_no_derivative.def_abstract_eval(lambda *_, avals: avals)
+mlir.register_lowering(_no_derivative, mlir.lower_fun(_undefined, multiple_results=True), platform="tpu")
+mlir.register_lowering(_no_derivative, mlir.lower_fun(_zeros, multiple_results=True))
+ad.primitive_jvps[_late_call] = _late_call_jvp
+ad.primitive_transposes[_no_derivative] = _no_derivative_transpose

@@ -19,6 +19,8 @@ from gcvit_flax.model.kernels.tpu.attend import (
 )
 from gcvit_flax.model.kernels.tpu.tiles import LANES, Tiles, Tree, make_tiles, padded_tokens, run_tiled, whole_spec
 
+_LARGEST_BIAS_BYTES = 3 * 2**19  # That of gcvit_xxtiny's third level takes 1.3 MB.
+
 
 @functools.partial(jax.jit, static_argnames=("num_heads", "scale"))
 def attention(
@@ -123,6 +125,17 @@ def attention_cost(tiles: Tiles, heads: Heads, products: int, bytes_accessed: in
     logits = tiles.batch * tiles.n * heads.number * heads.padded**2
     flops = 2 * products * logits * heads.head_dim
     return pl.CostEstimate(flops=flops, transcendentals=logits, bytes_accessed=bytes_accessed)
+
+
+def fit_kernels(windows: jax.Array, num_heads: int) -> bool:
+    """Whether kernels take arrays like `windows` (B, n, T, ...): their number, type and position bias.
+
+    The number of images is a symbol in a program that is exported for any; the bias, and the sum of its gradient, must
+    fit into vector memory beside all else.
+    """
+    is_known = isinstance(windows.shape[0], int)
+    bias_bytes = 4 * num_heads * padded_tokens(windows.shape) ** 2
+    return is_known and windows.dtype in (jnp.float32, jnp.bfloat16) and bias_bytes <= _LARGEST_BIAS_BYTES
 
 
 def logits_bytes(heads: Heads) -> int:
