@@ -1,6 +1,7 @@
 """The TPU kernels, interpreted on a CPU, against the layers they stand for; and which of the two a program has."""
 
 import contextlib
+import re
 
 import jax
 import jax.export
@@ -228,7 +229,8 @@ def test_a_program_for_all_platforms_has_both_forms():
     block, variables, x = small_block()
     apply = jax.jit(lambda variables, x: block.apply(variables, x, train=False))
     exported = jax.export.export(apply, platforms=["cpu", "cuda", "tpu"])(variables, x)
-    assert exported.mlir_module().count("custom_call @tpu_custom_call") == 2
+    kernels = set(re.findall(r'kernel_name = "(\w+)"', exported.mlir_module()))
+    assert kernels >= {"attention_branch", "mlp_branch"}
     np.testing.assert_allclose(exported.call(variables, x), apply(variables, x), rtol=1e-5, atol=1e-5)
 
 
