@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from gcvit_flax.model.kernels.attention_by_heads import Saved, backward_by_heads, forward_by_heads, merge_heads
 from gcvit_flax.model.kernels.tpu import window_attention
-from gcvit_flax.model.kernels.tpu.late import traced_late
+from gcvit_flax.model.kernels.tpu.late import shapes_of, traced_late
 from gcvit_flax.model.rematerialize import save_for_backward
 
 
@@ -108,5 +108,5 @@ def _backward_on_tpu(
     scale: float,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
     arrays, settings = (saved.qkv, query, bias, key_mask, gradient), {"num_heads": num_heads, "scale": scale}
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (saved.qkv, query, bias))
+    shapes = shapes_of((saved.qkv, query, bias))
     return traced_late(window_attention.attention_gradients, shapes, *arrays, **settings)

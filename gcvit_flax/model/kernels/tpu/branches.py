@@ -12,7 +12,7 @@ from gcvit_flax.model.kernels.tpu.attention_branch import (
     attention_branch,
     attention_branch_gradients,
 )
-from gcvit_flax.model.kernels.tpu.late import traced_late
+from gcvit_flax.model.kernels.tpu.late import shapes_of, traced_late
 from gcvit_flax.model.kernels.tpu.mlp_branch import MlpWeights, mlp_branch, mlp_branch_gradients
 
 Params = Mapping[str, Any]
@@ -77,7 +77,7 @@ def _attention(
 ) -> jax.Array:
     arrays = x, query, weights, position_bias, key_mask, scale
     settings = {"num_heads": num_heads, "qk_scale": qk_scale, "epsilon": epsilon}
-    return traced_late(attention_branch, _shapes(x), *arrays, **settings)
+    return traced_late(attention_branch, shapes_of(x), *arrays, **settings)
 
 
 def _attention_forward(*arguments: Any) -> tuple[jax.Array, tuple[Any, ...]]:
@@ -88,7 +88,7 @@ def _attention_backward(
     num_heads: int, qk_scale: float, epsilon: float, saved: tuple[Any, ...], gradient: jax.Array
 ) -> tuple[Any, ...]:
     x, query, weights, position_bias, _, scale = saved
-    shapes = _shapes((x, query)), _float32_shapes(weights), _shapes(position_bias)
+    shapes = shapes_of((x, query)), shapes_of(weights, jnp.float32), shapes_of(position_bias)
     settings = {"num_heads": num_heads, "qk_scale": qk_scale, "epsilon": epsilon}
     (x_gradient, query_gradient), weights_gradient, bias_gradient = traced_late(
         attention_branch_gradients, shapes, *saved, gradient, **settings
@@ -102,7 +102,7 @@ _attention.defvjp(_attention_forward, _attention_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _mlp(x: jax.Array, weights: MlpWeights, scale: jax.Array, epsilon: float) -> jax.Array:
-    return traced_late(mlp_branch, _shapes(x), x, weights, scale, epsilon=epsilon)
+    return traced_late(mlp_branch, shapes_of(x), x, weights, scale, epsilon=epsilon)
 
 
 def _mlp_forward(*arguments: Any) -> tuple[jax.Array, tuple[Any, ...]]:
@@ -111,7 +111,7 @@ def _mlp_forward(*arguments: Any) -> tuple[jax.Array, tuple[Any, ...]]:
 
 def _mlp_backward(epsilon: float, saved: tuple[Any, ...], gradient: jax.Array) -> tuple[Any, ...]:
     x, weights, scale = saved
-    shapes = _shapes(x), _float32_shapes(weights)
+    shapes = shapes_of(x), shapes_of(weights, jnp.float32)
     x_gradient, weights_gradient = traced_late(mlp_branch_gradients, shapes, *saved, gradient, epsilon=epsilon)
     return x_gradient, _like(weights, weights_gradient), jnp.zeros_like(scale)
 
@@ -121,11 +121,3 @@ _mlp.defvjp(_mlp_forward, _mlp_backward)
 
 def _like(weights: Any, gradients: Any) -> Any:
     return jax.tree.map(lambda weight, gradient: gradient.astype(weight.dtype), weights, gradients)
-
-
-def _shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-
-
-def _float32_shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), tree)

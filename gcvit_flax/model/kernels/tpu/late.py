@@ -25,6 +25,11 @@ def traced_late(function: Callable[..., Any], shapes: Any, *arrays: Any, **setti
     return jax.tree.unflatten(result_structure, _late_call.bind(*leaves, **parameters))
 
 
+def shapes_of(tree: Any, dtype: Any = None) -> Any:
+    """The shapes of a tree of arrays, for results like them, of their types or all of `dtype`."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype), tree)
+
+
 def _call(
     *leaves: jax.Array,
     function: Callable[..., Any],
