@@ -11,6 +11,7 @@ from gcvit_flax.model.attention import BiasLayout, WindowAttention, position_bia
 from gcvit_flax.model.kernels.barrier import cpu_barrier
 from gcvit_flax.model.kernels.pointwise import gelu
 from gcvit_flax.model.kernels.tpu import branches
+from gcvit_flax.model.kernels.tpu.attention_branch import AttentionSettings
 from gcvit_flax.model.kernels.tpu.window_attention import fit_kernels
 from gcvit_flax.model.layers import LAYER_NORM_EPSILON, Dense, LayerNorm
 from gcvit_flax.model.rematerialize import save_for_backward
@@ -165,8 +166,8 @@ class Block(nn.Module):
     ) -> jax.Array:
         bias = position_bias(params["attn"], self.window, self.bias_layout)
         scale = (self.channels // self.num_heads) ** -0.5 if self.qk_scale is None else self.qk_scale
-        inputs = x, query, params, bias, key_mask, path_scale
-        return branches.attention(*inputs, self.num_heads, scale, LAYER_NORM_EPSILON)
+        settings = AttentionSettings(self.num_heads, scale, LAYER_NORM_EPSILON)
+        return branches.attention(x, query, params, bias, key_mask, path_scale, settings)
 
 
 def _mlp_kernel(params: branches.Params, x: jax.Array, path_scale: jax.Array | None) -> jax.Array:

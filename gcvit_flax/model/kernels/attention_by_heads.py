@@ -73,6 +73,19 @@ def merge_heads(x: jax.Array, num_heads: int) -> jax.Array:
     return rearrange(_heads_first(x, num_heads), "B n h T d -> B n T (h d)")
 
 
+def attention_by_heads(
+    qkv: jax.Array,
+    query: jax.Array | None,
+    bias: jax.Array,
+    key_mask: jax.Array | None,
+    *,
+    num_heads: int,
+    scale: float,
+) -> jax.Array:
+    """The value of `windowed_attention`, whose gradient is JAX's own."""
+    return merge_heads(forward_by_heads(qkv, query, bias, key_mask, num_heads=num_heads, scale=scale).output, num_heads)
+
+
 def _heads_first(x: jax.Array, num_heads: int) -> jax.Array:
     """Values (B, n, h, T, d) that were given the shape (B, n, T, C) without being moved."""
     batch, n, tokens, _ = x.shape

@@ -9,12 +9,13 @@ from jaxtyping import Array, Float
 
 from gcvit_flax.model.kernels import plain
 from gcvit_flax.model.kernels.barrier import cpu_barrier
+from gcvit_flax.model.kernels.custom_gradient import custom_gradient
 from gcvit_flax.model.rematerialize import save_for_backward
 
 Saved = tuple[jax.Array, jax.Array]  # The input and the kernel.
 
 
-@jax.custom_vjp
+@custom_gradient()
 def depthwise_conv3x3(x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 1 C"]) -> Float[Array, "B H W C"]:
     """A depthwise 3x3 convolution of stride 1 and zero padding 1.
 
@@ -85,7 +86,7 @@ def _tap_gradients(x: jax.Array, gradient: jax.Array) -> Float[Array, "9 C"]:
 depthwise_conv3x3.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-@jax.custom_vjp
+@custom_gradient()
 def strided_conv3x3(
     x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]
 ) -> Float[Array, "B (H+1)//2 (W+1)//2 D"]:

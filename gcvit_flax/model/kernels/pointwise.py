@@ -1,6 +1,5 @@
 """GELU and layer normalization, whose backward passes recompute from their inputs what autodiff would store."""
 
-import functools
 import math
 
 import jax
@@ -8,10 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from gcvit_flax.model.kernels.barrier import cpu_barrier
+from gcvit_flax.model.kernels.custom_gradient import custom_gradient
 from gcvit_flax.model.rematerialize import save_for_backward
 
 
-@jax.custom_vjp
+@custom_gradient()
 def gelu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     """Exact GELU, x * Phi(x), by erf: jax.nn.gelu's erfc takes three times as long on CPUs."""
     return x * _normal_cdf(x)
@@ -35,7 +35,7 @@ def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@custom_gradient(nondiff_argnums=(3,))
 def layer_norm(
     x: Float[Array, "*axes C"], scale: Float[Array, " C"], bias: Float[Array, " C"], epsilon: float
 ) -> Float32[Array, "*axes C"]:

@@ -6,13 +6,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from gcvit_flax.model.kernels.attention_by_heads import Saved, backward_by_heads, forward_by_heads, merge_heads
+from gcvit_flax.model.kernels.attention_by_heads import (
+    Saved,
+    attention_by_heads,
+    backward_by_heads,
+    forward_by_heads,
+    merge_heads,
+)
+from gcvit_flax.model.kernels.custom_gradient import custom_gradient
 from gcvit_flax.model.kernels.tpu import window_attention
 from gcvit_flax.model.kernels.tpu.late import shapes_of, traced_late
 from gcvit_flax.model.rematerialize import save_for_backward
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@custom_gradient(nondiff_argnums=(4, 5))
 def windowed_attention(
     qkv: Float[Array, "B n T channels"],
     query: Float[Array, "B T C"] | None,
@@ -85,12 +92,10 @@ def _forward_on_tpu(
     num_heads: int,
     scale: float,
 ) -> Saved:
-    *shape, _ = qkv.shape
-    channels = qkv.shape[-1] // (3 if query is None else 2)
+    *shape, channels = qkv.shape
+    output = jax.ShapeDtypeStruct((*shape, channels // (3 if query is None else 2)), qkv.dtype)
     arrays, settings = (qkv, query, bias, key_mask), {"num_heads": num_heads, "scale": scale}
-    x = traced_late(
-        window_attention.attention, jax.ShapeDtypeStruct((*shape, channels), qkv.dtype), *arrays, **settings
-    )
+    x = traced_late(window_attention.attention, attention_by_heads, output, *arrays, **settings)
     batch, n, tokens, _ = x.shape
     weights = jnp.zeros((batch, n, num_heads, tokens, tokens), x.dtype)
     sums = jnp.zeros((batch, n, num_heads, tokens, 1), jnp.float32)
@@ -107,6 +112,21 @@ def _backward_on_tpu(
     num_heads: int,
     scale: float,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-    arrays, settings = (saved.qkv, query, bias, key_mask, gradient), {"num_heads": num_heads, "scale": scale}
-    shapes = shapes_of((saved.qkv, query, bias))
-    return traced_late(window_attention.attention_gradients, shapes, *arrays, **settings)
+    arrays, shapes = (saved.qkv, query, bias, key_mask, gradient), shapes_of((saved.qkv, query, bias))
+    kernels = window_attention.attention_gradients, _gradients_by_heads
+    return traced_late(*kernels, shapes, *arrays, num_heads=num_heads, scale=scale)
+
+
+def _gradients_by_heads(
+    qkv: jax.Array,
+    query: jax.Array | None,
+    bias: jax.Array,
+    key_mask: jax.Array | None,
+    gradient: jax.Array,
+    *,
+    num_heads: int,
+    scale: float,
+) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    attention = functools.partial(attention_by_heads, key_mask=key_mask, num_heads=num_heads, scale=scale)
+    gradients: tuple[jax.Array, jax.Array | None, jax.Array] = jax.vjp(attention, qkv, query, bias)[1](gradient)
+    return gradients

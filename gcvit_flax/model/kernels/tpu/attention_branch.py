@@ -31,67 +31,69 @@ class AttentionWeights(NamedTuple):
     out_bias: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=("num_heads", "qk_scale", "epsilon"))
-def attention_branch(
-    x: jax.Array,
-    query: jax.Array | None,
-    weights: AttentionWeights,
-    position_bias: jax.Array,
-    key_mask: jax.Array | None,
-    scale: jax.Array,
-    num_heads: int,
-    qk_scale: float,
-    epsilon: float,
-) -> jax.Array:
-    """x + scale * (attention(normalized x @ kernel + bias) @ out_kernel + out_bias), x (B, n, T, C), scale (B, 1, 1).
+class AttentionInputs(NamedTuple):
+    """Windows `x` (B, n, T, C), a `scale` (B, 1, 1) of each image, and the attention's as in `window_attention`.
 
-    The attention is `window_attention.attention`'s, with `position_bias` (h or 1, T, T) and `qk_scale`.
+    They are the queries (B, T, C) if those are shared, a bias (h or 1, T, T) and a mask (n, T) of keys.
     """
-    tiles, heads = _sizes(x, num_heads, copies=4)
-    inputs, specs = _inputs(tiles, heads, x, query, weights, position_bias, key_mask, scale)
+
+    x: jax.Array
+    query: jax.Array | None
+    weights: AttentionWeights
+    position_bias: jax.Array
+    key_mask: jax.Array | None
+    scale: jax.Array
+
+
+class AttentionSettings(NamedTuple):
+    """The number of heads, the factor of the logits, and what the norm adds to the variance."""
+
+    num_heads: int
+    qk_scale: float
+    epsilon: float
+
+
+@functools.partial(jax.jit, static_argnames=("settings",))
+def attention_branch(inputs: AttentionInputs, settings: AttentionSettings) -> jax.Array:
+    """x + scale * (attention(normalized x @ kernel + bias) @ out_kernel + out_bias), (B, n, T, C)."""
+    x = inputs.x
+    tiles, heads = _sizes(x, settings.num_heads, copies=4)
+    arrays, specs = _blocks(tiles, heads, inputs)
 
     def kernel(refs: Tree, outputs: Tree) -> None:
         x = tiles.load_rows(refs["x"])
-        normalized, _ = normalize_rows(x, epsilon)
-        attended, _ = _attend(tiles, heads, refs, normalized.astype(refs["kernel"].dtype), qk_scale)
+        normalized, _ = normalize_rows(x, settings.epsilon)
+        attended, _ = _attend(tiles, heads, refs, normalized.astype(refs["kernel"].dtype), settings.qk_scale)
         y = product("rc,cd->rd", attended, refs["out_kernel"][...]) + refs["out_bias"][...]
         tiles.store(outputs["x"], tiles.windowed(x + tiles.times_scale(y, refs["scale"])))
 
     outputs, output_specs = {"x": jax.ShapeDtypeStruct(x.shape, x.dtype)}, {"x": specs["x"]}
-    cost = _cost(tiles, heads, x, weights, products=2)
-    return run_tiled(kernel, tiles, inputs, specs, outputs, output_specs, {}, cost, "attention_branch")["x"]
+    cost = _cost(tiles, heads, x, inputs.weights, products=2)
+    return run_tiled(kernel, tiles, arrays, specs, outputs, output_specs, {}, cost, "attention_branch")["x"]
 
 
-@functools.partial(jax.jit, static_argnames=("num_heads", "qk_scale", "epsilon"))
+@functools.partial(jax.jit, static_argnames=("settings",))
 def attention_branch_gradients(
-    x: jax.Array,
-    query: jax.Array | None,
-    weights: AttentionWeights,
-    position_bias: jax.Array,
-    key_mask: jax.Array | None,
-    scale: jax.Array,
-    gradient: jax.Array,
-    num_heads: int,
-    qk_scale: float,
-    epsilon: float,
+    inputs: AttentionInputs, gradient: jax.Array, settings: AttentionSettings
 ) -> tuple[tuple[jax.Array, jax.Array | None], AttentionWeights, jax.Array]:
-    """The gradients of `attention_branch` with respect to (`x`, `query`), `weights` (float32) and `position_bias`."""
-    tiles, heads = _sizes(x, num_heads, copies=10)
-    inputs, specs = _inputs(tiles, heads, x, query, weights, position_bias, key_mask, scale)
-    inputs["gradient"], specs["gradient"] = gradient, specs["x"]
+    """The gradients of `attention_branch` with respect to (x, query), weights (float32) and position bias."""
+    x, query, weights, position_bias, *_ = inputs
+    tiles, heads = _sizes(x, settings.num_heads, copies=10)
+    arrays, specs = _blocks(tiles, heads, inputs)
+    arrays["gradient"], specs["gradient"] = gradient, specs["x"]
 
     def kernel(refs: Tree, outputs: Tree) -> None:
         x, gradient = tiles.load_rows(refs["x"]), tiles.load_rows(refs["gradient"])
-        normalized, factor = normalize_rows(x, epsilon)
+        normalized, factor = normalize_rows(x, settings.epsilon)
         dtype = refs["kernel"].dtype
         rounded = normalized.astype(dtype)
-        attended, parts = _attend(tiles, heads, refs, rounded, qk_scale)
+        attended, parts = _attend(tiles, heads, refs, rounded, settings.qk_scale)
         y_gradient = tiles.times_scale(gradient, refs["scale"])
         outputs["out_bias"][...] += y_gradient.sum(0, keepdims=True)
         y_gradient = y_gradient.astype(dtype)
         outputs["out_kernel"][...] += product("rc,rd->cd", attended, y_gradient)
         attended_gradient = tiles.windowed(product("rd,cd->rc", y_gradient, refs["out_kernel"][...]))
-        projected = _projected_gradients(tiles, heads, refs, outputs, parts, attended_gradient, qk_scale)
+        projected = _projected_gradients(tiles, heads, refs, outputs, parts, attended_gradient, settings.qk_scale)
         normalized_gradient = jnp.float32(0)
         for part, value in enumerate(projected):
             columns = slice(part * tiles.channels, (part + 1) * tiles.channels)
@@ -107,11 +109,11 @@ def attention_branch_gradients(
         outputs["query"] = jax.ShapeDtypeStruct(query.shape, jnp.float32)
         output_specs["query"] = specs["query"]
     sums = {name: value.shape for name, value in weights._asdict().items()} | {
-        "position_bias": inputs["position_bias"].shape
+        "position_bias": arrays["position_bias"].shape
     }
     cost = _cost(tiles, heads, x, weights, products=5)
     name = "attention_branch_gradients"
-    results = run_tiled(kernel, tiles, inputs, specs, outputs, output_specs, sums, cost, name)
+    results = run_tiled(kernel, tiles, arrays, specs, outputs, output_specs, sums, cost, name)
     query_gradient = None if query is None else results["query"].astype(query.dtype)
     weights_gradient = AttentionWeights(*(results[name] for name in AttentionWeights._fields))
     bias_gradient = bias_gradient_of(heads, results["position_bias"], position_bias)
@@ -174,21 +176,13 @@ def _sizes(x: jax.Array, num_heads: int, copies: int) -> tuple[Tiles, Heads]:
     return make_tiles(x.shape, x.shape[-1], window_bytes), heads
 
 
-def _inputs(
-    tiles: Tiles,
-    heads: Heads,
-    x: jax.Array,
-    query: jax.Array | None,
-    weights: AttentionWeights,
-    position_bias: jax.Array,
-    key_mask: jax.Array | None,
-    scale: jax.Array,
-) -> tuple[Tree, Tree]:
-    inputs, specs = attention_inputs(tiles, heads, query, position_bias, key_mask)
-    inputs["position_bias"], specs["position_bias"] = inputs.pop("bias"), specs.pop("bias")
-    inputs |= {"x": x, "scale": scale, **weights._asdict()}
-    specs |= {name: whole_spec(value) for name, value in weights._asdict().items()}
-    return inputs, specs | {"x": tiles.window_spec(tiles.channels), "scale": tiles.image_spec(1, 1)}
+def _blocks(tiles: Tiles, heads: Heads, inputs: AttentionInputs) -> tuple[Tree, Tree]:
+    arrays, specs = attention_inputs(tiles, heads, inputs.query, inputs.position_bias, inputs.key_mask)
+    arrays["position_bias"], specs["position_bias"] = arrays.pop("bias"), specs.pop("bias")
+    weights = inputs.weights._asdict()
+    arrays |= {"x": inputs.x, "scale": inputs.scale, **weights}
+    specs |= {name: whole_spec(value) for name, value in weights.items()}
+    return arrays, specs | {"x": tiles.window_spec(tiles.channels), "scale": tiles.image_spec(1, 1)}
 
 
 def _cost(tiles: Tiles, heads: Heads, x: jax.Array, weights: AttentionWeights, products: int) -> pl.CostEstimate:

@@ -13,15 +13,23 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 
-def traced_late(function: Callable[..., Any], shapes: Any, *arrays: Any, **settings: Any) -> Any:
-    """`function(*arrays, **settings)`, whose result has `shapes`, a tree of `jax.ShapeDtypeStruct`s.
+def traced_late(
+    kernel: Callable[..., Any], reference: Callable[..., Any], shapes: Any, *arrays: Any, **settings: Any
+) -> Any:
+    """`kernel(*arrays, **settings)`, whose result has `shapes`, a tree of `jax.ShapeDtypeStruct`s.
 
-    Settings must be hashable. It has no gradient: use it within `jax.custom_vjp`.
+    `reference` computes the same by operations that XLA can divide among devices, as it must where `jax.jit` has
+    several, and that have derivatives. Settings must be hashable.
     """
     leaves, structure = jax.tree.flatten(arrays)
     shape_leaves, result_structure = jax.tree.flatten(shapes)
-    avals = tuple(jax.core.ShapedArray(shape.shape, shape.dtype) for shape in shape_leaves)
-    parameters = {"function": function, "structure": structure, "settings": tuple(settings.items()), "avals": avals}
+    parameters = {
+        "kernel": kernel,
+        "reference": reference,
+        "structure": structure,
+        "settings": tuple(settings.items()),
+        "avals": tuple(jax.core.ShapedArray(shape.shape, shape.dtype) for shape in shape_leaves),
+    }
     return jax.tree.unflatten(result_structure, _late_call.bind(*leaves, **parameters))
 
 
@@ -31,20 +39,44 @@ def shapes_of(tree: Any, dtype: Any = None) -> Any:
 
 
 def _call(
-    *leaves: jax.Array,
-    function: Callable[..., Any],
-    structure: Any,
-    settings: tuple[tuple[str, Any], ...],
-    avals: tuple[Any, ...],
+    *leaves: jax.Array, kernel: Callable[..., Any], structure: Any, settings: tuple[tuple[str, Any], ...], **_: Any
 ) -> list[jax.Array]:
-    return jax.tree.leaves(function(*jax.tree.unflatten(structure, leaves), **dict(settings)))
+    return jax.tree.leaves(kernel(*jax.tree.unflatten(structure, leaves), **dict(settings)))
+
+
+def _call_reference(*leaves: jax.Array, reference: Callable[..., Any], **parameters: Any) -> list[jax.Array]:
+    return _call(*leaves, **parameters | {"kernel": reference})
 
 
 def _zeros(*_: jax.Array, avals: tuple[Any, ...], **__: Any) -> list[jax.Array]:
     return [jnp.zeros(aval.shape, aval.dtype) for aval in avals]
 
 
-def _call_batched(leaves: Any, axes: Any, **parameters: Any) -> tuple[list[jax.Array], list[int]]:
+def _lower_for_tpu(context: mlir.LoweringRuleContext, *leaves: Any, **parameters: Any) -> Any:
+    call = _call_reference if _is_divided_by_xla(context.module_context.axis_context) else _call
+    return mlir.lower_fun(call, multiple_results=True)(context, *leaves, **parameters)
+
+
+def _is_divided_by_xla(context: Any) -> bool:
+    """Whether XLA divides the program among devices, along some axis of a mesh at least; kernels it cannot divide."""
+    if hasattr(context, "mesh"):
+        return set(context.mesh.axis_names) != context.manual_axes | set(context.mesh.manual_axes)
+    return getattr(context, "num_devices", 1) > 1
+
+
+def _jvp(primals: Any, tangents: Any, **parameters: Any) -> tuple[Any, Any]:
+    moving = [not isinstance(t, ad.Zero) for t in tangents]
+
+    def at(moved: list[Any]) -> list[jax.Array]:
+        rest = iter(moved)
+        leaves = [next(rest) if moves else x for moves, x in zip(moving, primals, strict=True)]
+        return _call_reference(*leaves, **parameters)
+
+    moved, directions = ([x for x, moves in zip(xs, moving, strict=True) if moves] for xs in (primals, tangents))
+    return _late_call.bind(*primals, **parameters), jax.jvp(at, (moved,), (directions,))[1]
+
+
+def _batch(leaves: Any, axes: Any, **parameters: Any) -> tuple[list[jax.Array], list[int]]:
     results = jax.vmap(lambda *leaves: _call(*leaves, **parameters), in_axes=axes)(*leaves)
     return results, [0] * len(results)
 
@@ -53,40 +85,8 @@ _late_call = Primitive("late_call")
 _late_call.multiple_results = True
 _late_call.def_impl(_call)
 _late_call.def_abstract_eval(lambda *_, avals, **__: avals)
-mlir.register_lowering(_late_call, mlir.lower_fun(_call, multiple_results=True), platform="tpu")
+mlir.register_lowering(_late_call, _lower_for_tpu, platform="tpu")
 # In a program for several platforms, what stands in the TPU's branch for the others, which never run it.
 mlir.register_lowering(_late_call, mlir.lower_fun(_zeros, multiple_results=True))
-batching.primitive_batchers[_late_call] = _call_batched
-
-
-def _undefined(*_: jax.Array, avals: tuple[Any, ...]) -> list[jax.Array]:
-    raise NotImplementedError(
-        "the network's TPU kernels have first derivatives only: for derivatives of gradients on a TPU, ask for the "
-        "layers by making the collection 'intermediates' mutable in apply"
-    )
-
-
-def _late_call_jvp(primals: Any, tangents: Any, **parameters: Any) -> tuple[Any, Any]:
-    # Other platforms may differentiate gradients again, and trace this branch too.
-    results = _late_call.bind(*primals, **parameters)
-    tangents = [ad.instantiate_zeros(t) for x, t in zip(primals, tangents, strict=True) if _is_inexact(x)]
-    return results, _no_derivative.bind(*tangents, avals=parameters["avals"])
-
-
-def _is_inexact(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.inexact)
-
-
-def _no_derivative_transpose(cotangents: Any, *tangents: Any, avals: Any) -> list[Any]:
-    return _no_derivative.bind(
-        *map(ad.instantiate_zeros, cotangents), avals=tuple(tangent.aval for tangent in tangents)
-    )
-
-
-_no_derivative = Primitive("no_derivative")
-_no_derivative.multiple_results = True
-_no_derivative.def_abstract_eval(lambda *_, avals: avals)
-mlir.register_lowering(_no_derivative, mlir.lower_fun(_undefined, multiple_results=True), platform="tpu")
-mlir.register_lowering(_no_derivative, mlir.lower_fun(_zeros, multiple_results=True))
-ad.primitive_jvps[_late_call] = _late_call_jvp
-ad.primitive_transposes[_no_derivative] = _no_derivative_transpose
+ad.primitive_jvps[_late_call] = _jvp
+batching.primitive_batchers[_late_call] = _batch

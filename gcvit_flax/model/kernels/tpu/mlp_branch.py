@@ -24,11 +24,20 @@ class MlpWeights(NamedTuple):
     bias2: jax.Array
 
 
+class MlpInputs(NamedTuple):
+    """Windows `x` (B, n, T, C), and a `scale` (B, 1, 1) of each image."""
+
+    x: jax.Array
+    weights: MlpWeights
+    scale: jax.Array
+
+
 @functools.partial(jax.jit, static_argnames=("epsilon",))
-def mlp_branch(x: jax.Array, weights: MlpWeights, scale: jax.Array, epsilon: float) -> jax.Array:
-    """x + scale * (gelu(normalized x @ kernel1 + bias1) @ kernel2 + bias2), x (B, n, T, C), scale (B, 1, 1)."""
-    tiles = _tiles(x, weights, arrays=2)
-    inputs, specs = _inputs(tiles, x, weights, scale)
+def mlp_branch(inputs: MlpInputs, epsilon: float) -> jax.Array:
+    """x + scale * (gelu(normalized x @ kernel1 + bias1) @ kernel2 + bias2), (B, n, T, C)."""
+    x = inputs.x
+    tiles = _tiles(inputs, copies=2)
+    arrays, specs = _blocks(tiles, inputs)
 
     def kernel(refs: Tree, outputs: Tree) -> None:
         x = tiles.load_rows(refs["x"])
@@ -40,17 +49,17 @@ def mlp_branch(x: jax.Array, weights: MlpWeights, scale: jax.Array, epsilon: flo
         tiles.store(outputs["x"], tiles.windowed(x + tiles.times_scale(y, refs["scale"])))
 
     outputs, output_specs = {"x": jax.ShapeDtypeStruct(x.shape, x.dtype)}, {"x": specs["x"]}
-    return run_tiled(kernel, tiles, inputs, specs, outputs, output_specs, {}, _cost(x, weights, 2), "mlp_branch")["x"]
+    cost = _cost(inputs, products=2)
+    return run_tiled(kernel, tiles, arrays, specs, outputs, output_specs, {}, cost, "mlp_branch")["x"]
 
 
 @functools.partial(jax.jit, static_argnames=("epsilon",))
-def mlp_branch_gradients(
-    x: jax.Array, weights: MlpWeights, scale: jax.Array, gradient: jax.Array, epsilon: float
-) -> tuple[jax.Array, MlpWeights]:
-    """The gradients of `mlp_branch` with respect to `x` and, in float32, `weights`, for that of its result."""
-    tiles = _tiles(x, weights, arrays=6)
-    inputs, specs = _inputs(tiles, x, weights, scale)
-    inputs["gradient"], specs["gradient"] = gradient, specs["x"]
+def mlp_branch_gradients(inputs: MlpInputs, gradient: jax.Array, epsilon: float) -> tuple[jax.Array, MlpWeights]:
+    """The gradients of `mlp_branch` with respect to x and, in float32, weights, for that of its result."""
+    x = inputs.x
+    tiles = _tiles(inputs, copies=6)
+    arrays, specs = _blocks(tiles, inputs)
+    arrays["gradient"], specs["gradient"] = gradient, specs["x"]
 
     def kernel(refs: Tree, outputs: Tree) -> None:
         x, gradient = tiles.load_rows(refs["x"]), tiles.load_rows(refs["gradient"])
@@ -72,25 +81,28 @@ def mlp_branch_gradients(
         tiles.store(outputs["x"], tiles.windowed(x_gradient))
 
     outputs, output_specs = {"x": jax.ShapeDtypeStruct(x.shape, x.dtype)}, {"x": specs["x"]}
-    sums = {name: value.shape for name, value in weights._asdict().items()}
-    cost = _cost(x, weights, 5)
-    results = run_tiled(kernel, tiles, inputs, specs, outputs, output_specs, sums, cost, "mlp_branch_gradients")
+    sums = {name: value.shape for name, value in inputs.weights._asdict().items()}
+    cost = _cost(inputs, products=5)
+    results = run_tiled(kernel, tiles, arrays, specs, outputs, output_specs, sums, cost, "mlp_branch_gradients")
     return results["x"], MlpWeights(*(results[name] for name in MlpWeights._fields))
 
 
-def _tiles(x: jax.Array, weights: MlpWeights, arrays: int) -> Tiles:
-    row_bytes = 4 * (arrays * max(weights.kernel1.shape[1], LANES) + 2 * arrays * max(x.shape[-1], LANES))
+def _tiles(inputs: MlpInputs, copies: int) -> Tiles:
+    x, hidden = inputs.x, inputs.weights.kernel1.shape[1]
+    row_bytes = 4 * copies * (max(hidden, LANES) + 2 * max(x.shape[-1], LANES))
     return make_tiles(x.shape, x.shape[-1], padded_tokens(x.shape) * row_bytes)
 
 
-def _inputs(tiles: Tiles, x: jax.Array, weights: MlpWeights, scale: jax.Array) -> tuple[Tree, Tree]:
-    inputs = {"x": x, "scale": scale, **weights._asdict()}
-    specs = {name: whole_spec(value) for name, value in weights._asdict().items()}
-    return inputs, specs | {"x": tiles.window_spec(tiles.channels), "scale": tiles.image_spec(1, 1)}
+def _blocks(tiles: Tiles, inputs: MlpInputs) -> tuple[Tree, Tree]:
+    weights = inputs.weights._asdict()
+    specs = {name: whole_spec(value) for name, value in weights.items()}
+    specs |= {"x": tiles.window_spec(tiles.channels), "scale": tiles.image_spec(1, 1)}
+    return {"x": inputs.x, "scale": inputs.scale, **weights}, specs
 
 
-def _cost(x: jax.Array, weights: MlpWeights, products: int) -> pl.CostEstimate:
-    hidden = x.size // x.shape[-1] * weights.kernel1.shape[1]
+def _cost(inputs: MlpInputs, products: int) -> pl.CostEstimate:
+    x = inputs.x
+    hidden = x.size // x.shape[-1] * inputs.weights.kernel1.shape[1]
     passes = 2 if products == 2 else 3
     return pl.CostEstimate(
         flops=2 * products * hidden * x.shape[-1],
