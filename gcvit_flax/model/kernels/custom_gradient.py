@@ -40,7 +40,7 @@ class CustomGradient:
 
     def __call__(self, *arguments: Any) -> Any:
         count = len(arguments) - self._static_count
-        return self._call(arguments[count:], *_varying_alike(arguments[:count]))
+        return self._call(arguments[count:], *varying_alike(arguments[:count]))
 
     def _linearize(self, static: tuple[Any, ...], primals: Any, tangents: Any) -> tuple[Any, Any]:
         value, saved = self._forward(*primals, *static)
@@ -117,7 +117,8 @@ def _axes_of(x: Any) -> frozenset[Any]:
     return jax.typeof(x).manual_axis_type.varying
 
 
-def _varying_alike(arrays: Any) -> Any:
+def varying_alike(arrays: Any) -> Any:
+    """A tree of arrays that all vary over the axes of `jax.shard_map` over which one of them does."""
     axes = frozenset[Any]().union(*(_axes_of(x) for x in jax.tree.leaves(arrays)))
 
     def vary(x: jax.Array) -> jax.Array:

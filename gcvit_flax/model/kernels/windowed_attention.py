@@ -13,7 +13,7 @@ from gcvit_flax.model.kernels.attention_by_heads import (
     forward_by_heads,
     merge_heads,
 )
-from gcvit_flax.model.kernels.custom_gradient import custom_gradient
+from gcvit_flax.model.kernels.custom_gradient import custom_gradient, varying_alike
 from gcvit_flax.model.kernels.tpu import window_attention
 from gcvit_flax.model.kernels.tpu.late import shapes_of, traced_late
 from gcvit_flax.model.rematerialize import save_for_backward
@@ -99,7 +99,7 @@ def _forward_on_tpu(
     batch, n, tokens, _ = x.shape
     weights = jnp.zeros((batch, n, num_heads, tokens, tokens), x.dtype)
     sums = jnp.zeros((batch, n, num_heads, tokens, 1), jnp.float32)
-    return Saved(qkv, weights, sums, x)
+    return Saved(*varying_alike((qkv, weights, sums, x)))
 
 
 def _backward_on_tpu(

@@ -28,7 +28,7 @@ def traced_late(
         "reference": reference,
         "structure": structure,
         "settings": tuple(settings.items()),
-        "avals": tuple(jax.core.ShapedArray(shape.shape, shape.dtype) for shape in shape_leaves),
+        "avals": tuple(_result_type(shape, leaves[0]) for shape in shape_leaves),
     }
     return jax.tree.unflatten(result_structure, _late_call.bind(*leaves, **parameters))
 
@@ -36,6 +36,13 @@ def traced_late(
 def shapes_of(tree: Any, dtype: Any = None) -> Any:
     """The shapes of a tree of arrays, for results like them, of their types or all of `dtype`."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype), tree)
+
+
+def _result_type(shape: jax.ShapeDtypeStruct, x: jax.Array) -> Any:
+    """The type of a result of `shape` that varies over devices as `x` does, and all other arrays."""
+    like = jax.typeof(x)
+    sharding = like.sharding.update(spec=jax.sharding.PartitionSpec(*[None] * len(shape.shape)))
+    return like.update(shape=shape.shape, dtype=shape.dtype, weak_type=False, sharding=sharding)
 
 
 def _call(

@@ -122,9 +122,15 @@ def run_tiled(
         grid=(cores, steps // cores, tiles.n // tiles.windows),
         in_specs=[{key: share(spec) for key, spec in specs.items()}],
         out_specs={key: share(spec) for key, spec in output_specs.items()} | sum_specs,
-        out_shape=outputs | sum_shapes,
+        out_shape={key: _varying_as(inputs, shape) for key, shape in (outputs | sum_shapes).items()},
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", order, order)),
         cost_estimate=cost,
         name=name,
     )(inputs)
     return results | {key: results[key].sum(0) for key in sums}
+
+
+def _varying_as(inputs: Tree, shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """`shape` of a result that varies over the devices of a `jax.shard_map` as the inputs do."""
+    axes = jax.typeof(jax.tree.leaves(inputs)[0]).manual_axis_type
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, manual_axis_type=axes)
