@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 from gcvit_flax.model.kernels import plain
 from gcvit_flax.model.kernels.barrier import cpu_barrier
-from gcvit_flax.model.kernels.custom_gradient import custom_gradient
+from gcvit_flax.model.kernels.custom_gradient import custom_gradient, varying_alike
+from gcvit_flax.model.kernels.late import shapes_of, traced_late
 from gcvit_flax.model.rematerialize import save_for_backward
 
 Saved = tuple[jax.Array, jax.Array]  # The input and the kernel.
@@ -51,8 +52,8 @@ def _depthwise_backward(saved: Saved, gradient: jax.Array) -> tuple[jax.Array, j
         *saved,
         gradient,
         tpu=_depthwise_gradients,
-        cuda=functools.partial(_depthwise_gradients_by_products, sum_taps=_tap_gradients),
-        default=functools.partial(_depthwise_gradients_by_products, sum_taps=_tap_gradients_by_rows),
+        cpu=functools.partial(_depthwise_gradients_by_products, sum_taps=_tap_gradients_by_rows),
+        default=functools.partial(_depthwise_gradients_by_products, sum_taps=_tap_gradients),
     )
 
 
@@ -107,10 +108,8 @@ def _strided_backward(saved: Saved, gradient: jax.Array) -> tuple[jax.Array, jax
     x, kernel = saved
     x, gradient = cpu_barrier((x, gradient))
     (x_gradient,) = jax.vjp(lambda x: plain.strided_conv3x3(x, kernel), x)[1](gradient)
-    kernel_gradient = jax.lax.platform_dependent(
-        x, kernel, gradient, cpu=_kernel_gradient_by_products, default=_kernel_gradient
-    )
-    return x_gradient, kernel_gradient
+    forms = _kernel_gradient_by_products, _kernel_gradient
+    return x_gradient, traced_late(*forms, shapes_of(kernel), x, kernel, gradient, platform="cpu")
 
 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
@@ -127,6 +126,7 @@ def _kernel_gradient_by_products(x: jax.Array, kernel: jax.Array, gradient: jax.
         return total + jnp.einsum("hwi,hwo->io", columns, gradient, preferred_element_type=jnp.float32), None
 
     zeros = jnp.zeros((9 * kernel.shape[2], kernel.shape[3]), jnp.float32)
+    zeros, x, gradient = varying_alike((zeros, x, gradient))
     total, _ = jax.lax.scan(add, zeros, (x, gradient))
     return total.reshape(kernel.shape).astype(kernel.dtype)
 

@@ -14,8 +14,8 @@ from gcvit_flax.model.kernels.attention_by_heads import (
     merge_heads,
 )
 from gcvit_flax.model.kernels.custom_gradient import custom_gradient, varying_alike
+from gcvit_flax.model.kernels.late import shapes_of, traced_late
 from gcvit_flax.model.kernels.tpu import window_attention
-from gcvit_flax.model.kernels.tpu.late import shapes_of, traced_late
 from gcvit_flax.model.rematerialize import save_for_backward
 
 

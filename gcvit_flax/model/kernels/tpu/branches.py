@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from gcvit_flax.model.kernels.attention_by_heads import attention_by_heads
 from gcvit_flax.model.kernels.custom_gradient import custom_gradient
+from gcvit_flax.model.kernels.late import shapes_of, traced_late
 from gcvit_flax.model.kernels.pointwise import gelu
 from gcvit_flax.model.kernels.tpu.attention_branch import (
     AttentionInputs,
@@ -16,7 +17,6 @@ from gcvit_flax.model.kernels.tpu.attention_branch import (
     attention_branch,
     attention_branch_gradients,
 )
-from gcvit_flax.model.kernels.tpu.late import shapes_of, traced_late
 from gcvit_flax.model.kernels.tpu.mlp_branch import MlpInputs, MlpWeights, mlp_branch, mlp_branch_gradients
 from gcvit_flax.model.kernels.tpu.rows import normalize_rows, product
 

@@ -1,31 +1,38 @@
-"""Kernels that are traced when a program for TPUs is lowered, so that programs for other platforms do not pay for them.
+"""Kernels of one platform, chosen and traced when a program is lowered.
 
 `jax.lax.platform_dependent` traces its branches for all platforms. Tracing a Pallas kernel takes a twentieth of a
 second, and a training step has a hundred; here a branch holds one operation, whose results' shapes are known without.
+And a kernel for one device is of no use where XLA divides the program among several, which is known no earlier.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 
 def traced_late(
-    kernel: Callable[..., Any], reference: Callable[..., Any], shapes: Any, *arrays: Any, **settings: Any
+    kernel: Callable[..., Any],
+    reference: Callable[..., Any],
+    shapes: Any,
+    *arrays: Any,
+    platform: str = "tpu",
+    **settings: Any,
 ) -> Any:
-    """`kernel(*arrays, **settings)`, whose result has `shapes`, a tree of `jax.ShapeDtypeStruct`s.
+    """`kernel(*arrays, **settings)` on its platform, whose result has `shapes`, a tree of `jax.ShapeDtypeStruct`s.
 
-    `reference` computes the same by operations that XLA can divide among devices, as it must where `jax.jit` has
-    several, and that have derivatives. Settings must be hashable.
+    `reference` computes the same for other platforms, where XLA divides the program among devices, as under `jax.jit`
+    with several, and for derivatives. Settings must be hashable.
     """
     leaves, structure = jax.tree.flatten(arrays)
     shape_leaves, result_structure = jax.tree.flatten(shapes)
     parameters = {
         "kernel": kernel,
         "reference": reference,
+        "platform": platform,
         "structure": structure,
         "settings": tuple(settings.items()),
         "avals": tuple(_result_type(shape, leaves[0]) for shape in shape_leaves),
@@ -55,12 +62,9 @@ def _call_reference(*leaves: jax.Array, reference: Callable[..., Any], **paramet
     return _call(*leaves, **parameters | {"kernel": reference})
 
 
-def _zeros(*_: jax.Array, avals: tuple[Any, ...], **__: Any) -> list[jax.Array]:
-    return [jnp.zeros(aval.shape, aval.dtype) for aval in avals]
-
-
-def _lower_for_tpu(context: mlir.LoweringRuleContext, *leaves: Any, **parameters: Any) -> Any:
-    call = _call_reference if _is_divided_by_xla(context.module_context.axis_context) else _call
+def _lower(context: mlir.LoweringRuleContext, *leaves: Any, platform: str, lowered_for: str, **parameters: Any) -> Any:
+    program = context.module_context
+    call = _call_reference if lowered_for != platform or _is_divided_by_xla(program.axis_context) else _call
     return mlir.lower_fun(call, multiple_results=True)(context, *leaves, **parameters)
 
 
@@ -92,8 +96,7 @@ _late_call = Primitive("late_call")
 _late_call.multiple_results = True
 _late_call.def_impl(_call)
 _late_call.def_abstract_eval(lambda *_, avals, **__: avals)
-mlir.register_lowering(_late_call, _lower_for_tpu, platform="tpu")
-# In a program for several platforms, what stands in the TPU's branch for the others, which never run it.
-mlir.register_lowering(_late_call, mlir.lower_fun(_zeros, multiple_results=True))
+for _platform in ("cpu", "cuda", "rocm", "tpu"):
+    mlir.register_lowering(_late_call, functools.partial(_lower, lowered_for=_platform), platform=_platform)
 ad.primitive_jvps[_late_call] = _jvp
 batching.primitive_batchers[_late_call] = _batch
