@@ -32,13 +32,13 @@ def split_heads(
 
 def _by_heads(qkv: jax.Array, query: jax.Array | None, num_heads: int) -> jax.Array:
     parts = 3 if query is None else 2
-    return rearrange(qkv, "B n T (parts h d) -> parts B n h T d", parts=parts, h=num_heads)
+    return rearrange(qkv, "B n T (parts h d) -> B parts n h T d", parts=parts, h=num_heads)
 
 
 def _queries_keys_values(
     qkv: jax.Array, query: jax.Array | None, num_heads: int, scale: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    *q, k, v = qkv
+    *q, k, v = jnp.unstack(qkv, axis=1)
     shared = [] if query is None else [rearrange(query, "B T (h d) -> B h T d", h=num_heads)]
     return (q or shared)[0] * jnp.asarray(scale, k.dtype), k, v
 
@@ -103,7 +103,7 @@ def backward_by_heads(
 ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
     """The gradients with respect to qkv, query and bias."""
     output = _heads_first(saved.output, num_heads)
-    q, k, v = _queries_keys_values(saved.qkv.reshape(-1, *output.shape), query, num_heads, scale)
+    q, k, v = _queries_keys_values(saved.qkv.reshape(len(output), -1, *output.shape[1:]), query, num_heads, scale)
     gradient = rearrange(gradient, "B n T (h d) -> B n h T d", h=num_heads)
     gradient = gradient / saved.sums  # With respect to the weighted sum before its normalization.
     mean = (gradient * output).sum(-1, keepdims=True)

@@ -94,8 +94,8 @@ def _forward_on_tpu(
 ) -> Saved:
     *shape, channels = qkv.shape
     output = jax.ShapeDtypeStruct((*shape, channels // (3 if query is None else 2)), qkv.dtype)
-    arrays, settings = (qkv, query, bias, key_mask), {"num_heads": num_heads, "scale": scale}
-    x = traced_late(window_attention.attention, attention_by_heads, output, *arrays, **settings)
+    arrays, forms = (qkv, query, bias, key_mask), (window_attention.attention, attention_by_heads)
+    x = traced_late(*forms, output, *arrays, num_heads=num_heads, scale=scale)
     batch, n, tokens, _ = x.shape
     weights = jnp.zeros((batch, n, num_heads, tokens, tokens), x.dtype)
     sums = jnp.zeros((batch, n, num_heads, tokens, 1), jnp.float32)
