@@ -4,12 +4,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from flax.traverse_util import path_aware_map
 
 from gcvit_flax.config import NUM_LEVELS
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.model.kernels.precision import wide_type, widen
 from gcvit_flax.model.layers import LayerNorm
 
 
@@ -37,14 +37,14 @@ class Backbone(nn.Module):
                 f"frozen_stages must be from -1 (nothing) to {NUM_LEVELS} (all levels), got {self.frozen_stages}"
             )
         if self.norms:
-            self.norm = {str(level): LayerNorm(dtype=jnp.float32) for level in self.levels}
+            self.norm = {str(level): LayerNorm(wide_type(self.model.dtype)) for level in self.levels}
 
     def __call__(
         self, images: jax.Array, *, train: bool = False, example_index: jax.Array | None = None
     ) -> list[jax.Array]:
         maps = self.model.features(images, train=train, example_index=example_index, frozen_stages=self.frozen_stages)
         if not self.norms:
-            return [maps[level].astype(jnp.float32) for level in self.levels]
+            return [widen(maps[level]) for level in self.levels]
         return [self.norm[str(level)](maps[level]) for level in self.levels]
 
     def trainable(self, params: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from gcvit_flax.model.kernels.convolution import depthwise_conv3x3, strided_conv3x3
 from gcvit_flax.model.kernels.pointwise import gelu
+from gcvit_flax.model.kernels.precision import widen
 from gcvit_flax.model.layers import Dense, LayerNorm, conv_init
 from gcvit_flax.model.rematerialize import save_for_backward
 
@@ -57,7 +58,7 @@ class SqueezeAndExcitation(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        gate = x.mean((1, 2), dtype=jnp.float32).astype(self.dtype)  # (B, C)
+        gate = widen(x).mean((1, 2)).astype(self.dtype)  # (B, C)
         gate = gelu(Dense(channels // 4, use_bias=False, dtype=self.dtype, name="fc1")(gate))
         gate = jax.nn.sigmoid(Dense(channels, use_bias=False, dtype=self.dtype, name="fc2")(gate))
         return x * save_for_backward(gate)[:, None, None]  # The mean over the map is expensive to recompute.

@@ -16,6 +16,7 @@ from gcvit_flax.config import MIN_IMAGE_SIDE, GCViTConfig, Preprocessing, level_
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.convs import PatchEmbed
 from gcvit_flax.model.drop_path import drop_path_scales
+from gcvit_flax.model.kernels.precision import wide_type
 from gcvit_flax.model.layers import Dense, LayerNorm
 from gcvit_flax.model.level import Level
 from gcvit_flax.model.rematerialize import rematerialization_policy, rematerialize
@@ -26,7 +27,8 @@ from gcvit_flax.variants import default_preprocessing, resolve_config, variant_n
 class GCViT(nn.Module):
     """Images (B, H, W, 3), normalized as `preprocessing` says, to float32 logits (B, num_classes).
 
-    Parameters are float32; `dtype` is what the layers compute in, with statistics, softmax and logits in float32.
+    Parameters are float32; `dtype` is what the layers compute in, with statistics, softmax and logits in float32, or
+    in float64 if that is `dtype`.
     The backward pass stores the outputs of matrix products and convolutions and recomputes norms and GELUs; with
     `remat` it stores only the inputs of the stem, of each query generator, block and downsample. `fused` networks take
     the parameters that `fuse_parameters` makes. In training, pass `rngs={"dropout": key}` and, for drop path that does
@@ -48,9 +50,9 @@ class GCViT(nn.Module):
         self.patch_embed = PatchEmbed(config.embed_dim, self.dtype)
         self.pos_drop = nn.Dropout(config.dropout_rate)
         self.levels = [Level(config, level, self.dtype, self.remat, self.fused) for level in range(len(config.depths))]
-        self.norm = LayerNorm(dtype=jnp.float32)
+        self.norm = LayerNorm(wide_type(self.dtype))
         if config.num_classes:
-            self.head = Dense(config.num_classes, dtype=jnp.float32)
+            self.head = Dense(config.num_classes, dtype=wide_type(self.dtype))
 
     def __call__(self, images: jax.Array, *, train: bool = False, example_index: jax.Array | None = None) -> jax.Array:
         """Logits (B, num_classes), never softmaxed; the pooled features (B, 8C) if num_classes is 0."""
@@ -130,6 +132,10 @@ def create_model(
 def _check_images(images: jax.Array, config: GCViTConfig) -> None:
     if images.ndim != 4 or images.shape[-1] != 3:
         raise UserError(f"images must have shape (B, H, W, 3), got {images.shape}")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UserError(
+            f"images hold {images.dtype}, expected normalized floating-point values: gcvit_flax.preprocess makes them"
+        )
     size = images.shape[1], images.shape[2]
     if config.pad_to_windows:
         if min(size) < MIN_IMAGE_SIDE:

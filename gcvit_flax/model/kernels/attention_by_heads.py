@@ -8,6 +8,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from gcvit_flax.model.kernels.barrier import cpu_barrier
+from gcvit_flax.model.kernels.precision import wide_type
 
 
 class Saved(NamedTuple):
@@ -56,14 +57,14 @@ def forward_by_heads(
     *shape, _ = qkv.shape
     qkv = _by_heads(qkv, query, num_heads)
     q, k, v = _queries_keys_values(qkv, query, num_heads, scale)
-    logits = jnp.einsum("Bnhqd,Bnhkd->Bnhqk", _for_windows(q, k), k, preferred_element_type=jnp.float32)
-    logits += bias.astype(jnp.float32)
+    logits = jnp.einsum("Bnhqd,Bnhkd->Bnhqk", _for_windows(q, k), k, preferred_element_type=wide_type(k.dtype))
+    logits += bias.astype(logits.dtype)
     if key_mask is not None:
         logits = jnp.where(key_mask[:, None, None, :], logits, -jnp.inf)
     weights = jnp.exp(logits - logits.max(-1, keepdims=True))
     sums = weights.sum(-1, keepdims=True)
     weights = weights.astype(v.dtype)
-    x = (jnp.einsum("Bnhqk,Bnhkd->Bnhqd", weights, v, preferred_element_type=jnp.float32) / sums).astype(v.dtype)
+    x = (jnp.einsum("Bnhqk,Bnhkd->Bnhqd", weights, v, preferred_element_type=sums.dtype) / sums).astype(v.dtype)
     return Saved(qkv.reshape(*shape, -1), weights, sums, x.reshape(*shape, -1))
 
 
@@ -110,7 +111,7 @@ def backward_by_heads(
     gradient = gradient.astype(v.dtype)
     v_gradient = jnp.einsum("Bnhqk,Bnhqd->Bnhkd", saved.weights, gradient)
     logits_gradient = saved.weights * (
-        jnp.einsum("Bnhqd,Bnhkd->Bnhqk", gradient, v, preferred_element_type=jnp.float32) - mean
+        jnp.einsum("Bnhqd,Bnhkd->Bnhqk", gradient, v, preferred_element_type=mean.dtype) - mean
     )
     logits_gradient = cpu_barrier(logits_gradient)
     bias_gradient = _sum_of_windows(logits_gradient)

@@ -11,6 +11,7 @@ from gcvit_flax.model.kernels import plain
 from gcvit_flax.model.kernels.barrier import cpu_barrier
 from gcvit_flax.model.kernels.custom_gradient import custom_gradient, varying_alike
 from gcvit_flax.model.kernels.late import shapes_of, traced_late
+from gcvit_flax.model.kernels.precision import wide_type, widen
 from gcvit_flax.model.rematerialize import save_for_backward
 
 Saved = tuple[jax.Array, jax.Array]  # The input and the kernel.
@@ -71,8 +72,8 @@ def _depthwise_gradients_by_products(
 
 def _tap_gradients_by_rows(x: jax.Array, gradient: jax.Array) -> Float[Array, "9 C"]:
     """Nine sums in one pass, along the rows: on CPUs twice as fast as along the columns, seven times as nine sums."""
-    products = [(shift * gradient).astype(jnp.float32) for shift in _shifts(x)]
-    zeros = [jnp.float32(0)] * 9
+    products = [widen(shift * gradient) for shift in _shifts(x)]
+    zeros = [jnp.zeros((), products[0].dtype)] * 9
     sums = jax.lax.reduce(products, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (2,))
     # Without the barrier XLA:CPU would fuse them with the slower second sum.
     return jnp.stack(cpu_barrier(sums)).sum((1, 2))  # (9, B, H, C) -> (9, C)
@@ -80,7 +81,7 @@ def _tap_gradients_by_rows(x: jax.Array, gradient: jax.Array) -> Float[Array, "9
 
 def _tap_gradients(x: jax.Array, gradient: jax.Array) -> Float[Array, "9 C"]:
     """One sum over nine times the columns in one pass; the nine sums by rows make XLA:GPU write nine arrays."""
-    products = jnp.concatenate(_shifts(x), -1).astype(jnp.float32) * jnp.concatenate([gradient] * 9, -1)
+    products = widen(jnp.concatenate(_shifts(x), -1)) * jnp.concatenate([gradient] * 9, -1)
     return products.sum((0, 1, 2)).reshape(9, -1)
 
 
@@ -123,9 +124,9 @@ def _kernel_gradient_by_products(x: jax.Array, kernel: jax.Array, gradient: jax.
         x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
         shifts = [x[row : row + height : 2, column : column + width : 2] for row in range(3) for column in range(3)]
         columns = cpu_barrier(jnp.concatenate(shifts, -1))  # (H/2, W/2, 9C)
-        return total + jnp.einsum("hwi,hwo->io", columns, gradient, preferred_element_type=jnp.float32), None
+        return total + jnp.einsum("hwi,hwo->io", columns, gradient, preferred_element_type=total.dtype), None
 
-    zeros = jnp.zeros((9 * kernel.shape[2], kernel.shape[3]), jnp.float32)
+    zeros = jnp.zeros((9 * kernel.shape[2], kernel.shape[3]), wide_type(x.dtype))
     zeros, x, gradient = varying_alike((zeros, x, gradient))
     total, _ = jax.lax.scan(add, zeros, (x, gradient))
     return total.reshape(kernel.shape).astype(kernel.dtype)

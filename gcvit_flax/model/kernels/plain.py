@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from gcvit_flax.model.kernels.precision import wide_type
+
 _AXES = ("NHWC", "HWIO", "NHWC")
 
 
@@ -25,7 +27,7 @@ def windowed_attention(
 def attention_logits(q: jax.Array, k: jax.Array, bias: jax.Array, key_mask: jax.Array | None = None) -> jax.Array:
     """q k^T + bias, (B, n, h, T, T), with -inf at padded keys; shapes as for `windowed_attention`."""
     query_axes = "Bhqd" if q.ndim == 4 else "Bnhqd"
-    wide = jnp.promote_types(q.dtype, jnp.float32)
+    wide = wide_type(q.dtype)
     logits = jnp.einsum(f"{query_axes},Bnhkd->Bnhqk", q, k, preferred_element_type=wide) + bias
     return logits if key_mask is None else jnp.where(key_mask[:, None, None, :], logits, -jnp.inf)
 

@@ -4,21 +4,23 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float
 
 from gcvit_flax.model.kernels.barrier import cpu_barrier
 from gcvit_flax.model.kernels.custom_gradient import custom_gradient
+from gcvit_flax.model.kernels.precision import widen
 from gcvit_flax.model.rematerialize import save_for_backward
 
 
 @custom_gradient()
 def gelu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     """Exact GELU, x * Phi(x), by erf: jax.nn.gelu's erfc takes three times as long on CPUs."""
-    return x * _normal_cdf(x)
+    wide = widen(x)
+    return (wide * _normal_cdf(wide)).astype(x.dtype)
 
 
 def _normal_cdf(x: jax.Array) -> jax.Array:
-    return 0.5 + 0.5 * jax.lax.erf(x * jnp.asarray(math.sqrt(0.5), x.dtype))
+    return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
 
 
 def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -28,8 +30,9 @@ def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     x, gradient = cpu_barrier((x, gradient))
-    density = jnp.exp(-0.5 * x * x) * jnp.asarray(1 / math.sqrt(2 * math.pi), x.dtype)
-    return (gradient * (_normal_cdf(x) + x * density),)
+    wide = widen(x)
+    density = jnp.exp(-0.5 * wide * wide) * (1 / math.sqrt(2 * math.pi))
+    return ((gradient * (_normal_cdf(wide) + wide * density)).astype(x.dtype),)
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
@@ -38,8 +41,8 @@ gelu.defvjp(_gelu_forward, _gelu_backward)
 @custom_gradient(nondiff_argnums=(3,))
 def layer_norm(
     x: Float[Array, "*axes C"], scale: Float[Array, " C"], bias: Float[Array, " C"], epsilon: float
-) -> Float32[Array, "*axes C"]:
-    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis.
+) -> Float[Array, "*axes C"]:
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis, in float32 or wider.
 
     The variance is the mean square of the centered values: E[x^2] - E[x]^2 loses precision at large means.
     """
@@ -51,7 +54,7 @@ Saved = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple[jax.Array, Saved]:
     x = save_for_backward(x)
-    wide = x.astype(jnp.float32)
+    wide = widen(x)
     mean = wide.mean(-1, keepdims=True)
     factor = jax.lax.rsqrt(jnp.square(wide - mean).mean(-1, keepdims=True) + epsilon)
     mean, factor = save_for_backward((mean, factor))
@@ -61,7 +64,7 @@ def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon
 def _layer_norm_backward(_: float, saved: Saved, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale, mean, factor = saved
     x, gradient = cpu_barrier((x, gradient))
-    normalized = (x.astype(jnp.float32) - mean) * factor
+    normalized = (widen(x) - mean) * factor
     scaled = gradient * scale
     means = scaled.mean(-1, keepdims=True), (scaled * normalized).mean(-1, keepdims=True)
     first, second = cpu_barrier(means)

@@ -15,6 +15,7 @@ from gcvit_flax.model.kernels.attention_by_heads import (
 )
 from gcvit_flax.model.kernels.custom_gradient import custom_gradient, varying_alike
 from gcvit_flax.model.kernels.late import shapes_of, traced_late
+from gcvit_flax.model.kernels.precision import wide_type
 from gcvit_flax.model.kernels.tpu import window_attention
 from gcvit_flax.model.rematerialize import save_for_backward
 
@@ -98,7 +99,7 @@ def _forward_on_tpu(
     x = traced_late(*forms, output, *arrays, num_heads=num_heads, scale=scale)
     batch, n, tokens, _ = x.shape
     weights = jnp.zeros((batch, n, num_heads, tokens, tokens), x.dtype)
-    sums = jnp.zeros((batch, n, num_heads, tokens, 1), jnp.float32)
+    sums = jnp.zeros((batch, n, num_heads, tokens, 1), wide_type(x.dtype))
     return Saved(*varying_alike((qkv, weights, sums, x)))
 
 
