@@ -81,7 +81,7 @@ def compare(ours, theirs, dtype):
     ],
 )
 def test_window_attention(dtype, windows, tokens, heads, width, shared_query, masked, bias_heads, monkeypatch):
-    monkeypatch.setattr(tiles, "_STEP_BYTES", 2**20)  # Several steps, for images and for windows.
+    monkeypatch.setattr(tiles, "STEP_BYTES", 2**20)  # Several steps, for images and for windows.
     rng = np.random.default_rng(0)
     keys = (4, windows, heads, tokens, width)
     shapes = [keys[:1] + keys[2:] if shared_query else keys, keys, keys, (bias_heads, tokens, tokens)]
@@ -146,7 +146,7 @@ BLOCK = {
     ],
 )
 def test_a_block_of_kernels_is_the_block_of_layers(dtype, fields, shared_query, masked, path, monkeypatch, on_tpu):
-    monkeypatch.setattr(tiles, "_STEP_BYTES", 2**16)  # Several steps.
+    monkeypatch.setattr(tiles, "STEP_BYTES", 2**16)  # Several steps.
     block = Block(**BLOCK | fields | {"dtype": jnp.dtype(dtype)})
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(4, 3, 6, 20)), dtype)

@@ -7,10 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gcvit_flax.model.kernels.pointwise import gelu
 from gcvit_flax.model.kernels.tpu.late import shapes_of, traced_late
 from gcvit_flax.model.kernels.tpu.mbconv_backward import depthwise_gradients, gate_gradients
-from gcvit_flax.model.kernels.tpu.mbconv_forward import MBConvWeights, depthwise, pointwise
+from gcvit_flax.model.kernels.tpu.mbconv_forward import PACKED, MBConvWeights, depthwise, pointwise
+from gcvit_flax.model.kernels.tpu.tiles import LANES
 from gcvit_flax.model.rematerialize import save_for_backward
+
+WIDEST = 256
 
 Params = Mapping[str, Any]
 Gating = tuple[jax.Array, jax.Array]  # The kernels of squeeze-and-excitation.
@@ -21,14 +25,23 @@ def mbconv(x: jax.Array, params: Params, norm: Params | None, epsilon: float) ->
     taps = params["depthwise"]["kernel"].reshape(9, -1)
     scale, bias = (None, None) if norm is None else (norm["scale"], norm["bias"])
     weights = MBConvWeights(taps.astype(x.dtype), params["pointwise"]["kernel"].astype(x.dtype), scale, bias)
-    gating = tuple(params["se"][name]["kernel"].astype(x.dtype) for name in ("fc1", "fc2"))
+    gating = params["se"]["fc1"]["kernel"].astype(x.dtype), params["se"]["fc2"]["kernel"].astype(x.dtype)
     return _mbconv(x.transpose(1, 2, 3, 0), weights, gating, epsilon).transpose(3, 0, 1, 2)
+
+
+def fit_kernels(x: jax.Array, dtype: Any) -> bool:
+    """Whether kernels take maps like `x` (B, H, W, C), of a module that computes in `dtype`.
+
+    The number of images is a symbol in a program that is exported for any.
+    """
+    is_known = isinstance(x.shape[0], int) and x.dtype == dtype and dtype in (jnp.float32, jnp.bfloat16)
+    return is_known and x.shape[0] % LANES == 0 and x.shape[-1] % PACKED == 0 and x.shape[-1] <= WIDEST
 
 
 def _gates(sums: jax.Array, gating: Gating, pixels: int) -> jax.Array:
     """Of sums over a map, (C, B), by squeeze-and-excitation."""
     means = (sums / pixels).astype(gating[0].dtype)
-    hidden = jax.nn.gelu(jnp.einsum("ib,ih->hb", means, gating[0]), approximate=False)
+    hidden = gelu(jnp.einsum("ib,ih->hb", means, gating[0]))
     return jax.nn.sigmoid(jnp.einsum("hb,ho->ob", hidden, gating[1])).astype(jnp.float32)
 
 
@@ -48,7 +61,8 @@ def _forward(x: jax.Array, weights: MBConvWeights, gating: Gating, epsilon: floa
 
 def _backward(epsilon: float, saved: tuple[Any, ...], gradient: jax.Array) -> tuple[Any, ...]:
     x, y, sums, weights, gating = saved
-    gate, gates_gradient = jax.vjp(lambda *inputs: _gates(*inputs, x.shape[0] * x.shape[1]), sums, gating)
+    gates = functools.partial(_gates, pixels=x.shape[0] * x.shape[1])
+    gate, gates_gradient = jax.vjp(gates, sums, gating)
     shapes = shapes_of((gate, weights.pointwise), jnp.float32)
     gate_gradient, pointwise_gradient = traced_late(gate_gradients, shapes, y, gate, weights.pointwise, gradient)
     sums_gradient, gating_gradient = gates_gradient(gate_gradient)

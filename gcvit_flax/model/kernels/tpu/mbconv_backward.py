@@ -29,7 +29,12 @@ def gate_gradients(
     """The gradients of `mbconv_forward.pointwise` for the gates (C, B) and for its kernel (C, C), in float32."""
     strips = make_strips(y.shape, column_bytes(y, wide=1, narrow=4))
     inputs = {"y": y, "gradient": gradient, "gate": gate, "pointwise": kernel}
-    specs = {"y": strips.spec(), "gradient": strips.spec(), "gate": strips.image_spec(), "pointwise": whole_spec(kernel)}
+    specs = {
+        "y": strips.spec(),
+        "gradient": strips.spec(),
+        "gate": strips.image_spec(),
+        "pointwise": whole_spec(kernel),
+    }
 
     def step(refs: Tree, outputs: Tree, _: Tree) -> None:
         def add(column: Any, totals: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -59,7 +64,7 @@ def depthwise_gradients(
     gradient: jax.Array,
     epsilon: float,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The gradients for x and, in float32 and by name, for taps, scale and bias, from those of the sums and the result."""
+    """The gradients for x and, by name, for taps, scale and bias, from those for the sums and the result."""
     strips = make_strips(x.shape, column_bytes(x, wide=5, narrow=9))
     inputs, specs = norm_inputs(weights)
     arrays = {"x": x, "y": y, "gradient": gradient, "gate": gate, "sums_gradient": sums_gradient}
@@ -90,7 +95,7 @@ def depthwise_gradients(
     column_shape = (strips.columns, strips.channels, LANES)
     scratch = {"ring": ring_shape(strips), "held": (column_shape, gradient.dtype)}
     scratch |= {name: (column_shape, jnp.float32) for name in ("normed", "normed_gradient")}
-    sums = {name: inputs[name].shape for name in ("taps", "scale", "bias") if name in inputs}
+    sums: Tree = {name: inputs[name].shape for name in ("taps", "scale", "bias") if name in inputs}
     outputs, output_specs = {"x": jax.ShapeDtypeStruct(x.shape, x.dtype)}, {"x": strips.spec(lag=1)}
     name = "mbconv_depthwise_gradients"
     results = run_strips(kernel, strips, 1, inputs, specs, outputs, output_specs, sums, scratch, name)
@@ -110,9 +115,7 @@ def _fill(strips: Strips, refs: Tree, ring: Any, row: Any) -> None:
     over_columns(0, strips.columns + HALO, fill)
 
 
-def _transposed_convolution(
-    strips: Strips, refs: Tree, outputs: Tree, scratch: Tree, row: Any, epsilon: float
-) -> None:
+def _transposed_convolution(strips: Strips, refs: Tree, outputs: Tree, scratch: Tree, row: Any, epsilon: float) -> None:
     """From the ring, for the row before `row`: the gradient of the convolution's inputs, and that of its taps."""
     ring, normed, normed_gradient = (scratch[name] for name in ("ring", "normed", "normed_gradient"))
 
@@ -141,7 +144,7 @@ def _norm_gradients(strips: Strips, refs: Tree, outputs: Tree, scratch: Tree, ep
     def write(column: Any, totals: Any) -> Any:
         gradient = scratch["normed_gradient"][column] + scratch["held"][column].astype(jnp.float32)
         _, normalized, factor = apply_norm(refs, refs["x"][0, column].astype(jnp.float32), epsilon)
-        if normalized is None:
+        if normalized is None or factor is None:
             outputs["x"][0, column] = gradient.astype(outputs["x"].dtype)
             return totals
         x_gradient = normalize_gradient(normalized, factor, gradient * refs["scale"][...], axis=0)

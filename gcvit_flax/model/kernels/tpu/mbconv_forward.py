@@ -51,9 +51,7 @@ def depthwise(x: jax.Array, weights: MBConvWeights, epsilon: float) -> tuple[jax
 
     outputs, output_specs = {"y": jax.ShapeDtypeStruct(x.shape, x.dtype)}, {"y": strips.spec(lag=1)}
     sums, scratch = {"sums": (strips.channels, LANES)}, {"ring": ring_shape(strips)}
-    results = run_strips(
-        kernel, strips, 1, inputs, specs, outputs, output_specs, sums, scratch, "mbconv_depthwise"
-    )
+    results = run_strips(kernel, strips, 1, inputs, specs, outputs, output_specs, sums, scratch, "mbconv_depthwise")
     return results["y"], over_images(results["sums"].sum(1))
 
 

@@ -76,8 +76,8 @@ def run_strips(
     specs: Tree,
     outputs: Tree,
     output_specs: Tree,
-    sums: dict[str, tuple[int, ...]],
-    scratch: dict[str, tuple[Any, ...]],
+    sums: Tree,
+    scratch: Tree,
     name: str,
 ) -> Tree:
     """Runs `kernel` over the grid, by `lag` rows further than the map.

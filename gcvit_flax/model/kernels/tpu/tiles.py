@@ -75,6 +75,7 @@ def make_tiles(shape: tuple[int, ...], channels: int, window_bytes: int) -> Tile
 
 
 def largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of `number` up to `limit`, which is at least 1."""
     return max(divisor for divisor in range(1, min(number, limit) + 1) if number % divisor == 0)
 
 
