@@ -1,6 +1,5 @@
 """The TPU kernels, interpreted on a CPU, against the layers they stand for; and which of the two a program has."""
 
-import contextlib
 import re
 
 import jax
@@ -17,37 +16,11 @@ from small import TINY
 import gcvit_flax
 from gcvit_flax.model.block import Block
 from gcvit_flax.model.kernels import plain
-from gcvit_flax.model.kernels.tpu import branches, tiles, window_attention
+from gcvit_flax.model.kernels.tpu import tiles, window_attention
 from gcvit_flax.model.kernels.tpu.rows import normal_cdf_and_density
 from gcvit_flax.model.position_bias import relative_position_bias, relative_position_bias_by_products
 
 TOLERANCES = {"float32": (1e-5, 1e-5), "bfloat16": (2e-2, 4e-2)}
-
-
-@pytest.fixture
-def on_tpu(monkeypatch):
-    """A context in which programs take what they hold for TPUs, interpreted, with products in full precision."""
-
-    @contextlib.contextmanager
-    def context():
-        with monkeypatch.context() as patch, jax.default_matmul_precision("highest"):
-            patch.setattr(jax.lax, "platform_dependent", _for_tpu)
-            patch.setattr(branches, "traced_late", _traced_now)
-            with pltpu.force_tpu_interpret_mode():
-                yield
-
-    return context
-
-
-def _for_tpu(*arguments, default=None, tpu=None, **others):
-    return (tpu or default)(*arguments)
-
-
-def _traced_now(function, shapes, *arrays, **settings):
-    """The interpreter works by callbacks, which cannot be traced late; checks the shapes that were promised."""
-    results = function(*arrays, **settings)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), results) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
-    return results
 
 
 def both(function, arguments, weights):
