@@ -15,6 +15,7 @@ from gcvit_flax.model.kernels.tpu.tiles import LANES
 from gcvit_flax.model.rematerialize import save_for_backward
 
 WIDEST = 256
+FEWEST = 32
 
 Params = Mapping[str, Any]
 Gating = tuple[jax.Array, jax.Array]  # The kernels of squeeze-and-excitation.
@@ -35,7 +36,12 @@ def fit_kernels(x: jax.Array, dtype: Any) -> bool:
     The number of images is a symbol in a program that is exported for any.
     """
     is_known = isinstance(x.shape[0], int) and x.dtype == dtype and dtype in (jnp.float32, jnp.bfloat16)
-    return is_known and x.shape[0] % LANES == 0 and x.shape[-1] % PACKED == 0 and x.shape[-1] <= WIDEST
+    return (
+        is_known
+        and (x.shape[0] % LANES == 0 or FEWEST <= x.shape[0] < LANES)
+        and x.shape[-1] % PACKED == 0
+        and x.shape[-1] <= WIDEST
+    )
 
 
 def _gates(sums: jax.Array, gating: Gating, pixels: int) -> jax.Array:

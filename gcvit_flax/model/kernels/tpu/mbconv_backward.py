@@ -11,7 +11,6 @@ from gcvit_flax.model.kernels.tpu.mbconv_forward import (
     MBConvWeights,
     along_lanes,
     apply_norm,
-    column_bytes,
     neighbors,
     norm_inputs,
     over_images,
@@ -19,7 +18,7 @@ from gcvit_flax.model.kernels.tpu.mbconv_forward import (
 )
 from gcvit_flax.model.kernels.tpu.rows import normal_cdf_and_density, normalize_gradient, product
 from gcvit_flax.model.kernels.tpu.strips import HALO, Strips, make_strips, over_columns, run_strips, whole_spec
-from gcvit_flax.model.kernels.tpu.tiles import LANES, SUBLANES, Tree
+from gcvit_flax.model.kernels.tpu.tiles import SUBLANES, Tree
 
 
 @jax.jit
@@ -27,7 +26,7 @@ def gate_gradients(
     y: jax.Array, gate: jax.Array, kernel: jax.Array, gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The gradients of `mbconv_forward.pointwise` for the gates (C, B) and for its kernel (C, C), in float32."""
-    strips = make_strips(y.shape, column_bytes(y, wide=1, narrow=4))
+    strips = make_strips(y, wide=1, narrow=4)
     inputs = {"y": y, "gradient": gradient, "gate": gate, "pointwise": kernel}
     specs = {
         "y": strips.spec(),
@@ -49,7 +48,7 @@ def gate_gradients(
         outputs["gate"][...] += gate
         outputs["pointwise"][...] += pointwise
 
-    sums = {"gate": (strips.channels, LANES), "pointwise": kernel.shape}
+    sums = {"gate": (strips.channels, strips.images), "pointwise": kernel.shape}
     results = run_strips(step, strips, 0, inputs, specs, {}, {}, sums, {}, "mbconv_gate_gradients")
     return over_images(results["gate"].sum(1)), results["pointwise"].sum((0, 1))
 
@@ -65,12 +64,12 @@ def depthwise_gradients(
     epsilon: float,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The gradients for x and, by name, for taps, scale and bias, from those for the sums and the result."""
-    strips = make_strips(x.shape, column_bytes(x, wide=5, narrow=9))
-    inputs, specs = norm_inputs(weights)
+    strips = make_strips(x, wide=5, narrow=9)
+    inputs, specs = norm_inputs(strips, weights)
     arrays = {"x": x, "y": y, "gradient": gradient, "gate": gate, "sums_gradient": sums_gradient}
     specs |= {"x": strips.spec(lag=1), "y": strips.halo_spec(), "gradient": strips.halo_spec()}
     specs |= {"gate": strips.image_spec(), "sums_gradient": strips.image_spec()}
-    inputs |= arrays | {"taps": along_lanes(weights.taps), "pointwise": weights.pointwise}
+    inputs |= arrays | {"taps": along_lanes(strips, weights.taps), "pointwise": weights.pointwise}
     specs |= {name: whole_spec(inputs[name]) for name in ("taps", "pointwise")}
 
     def kernel(refs: Tree, outputs: Tree, scratch: Tree) -> None:
@@ -92,7 +91,7 @@ def depthwise_gradients(
 
         over_columns(0, strips.columns, hold)
 
-    column_shape = (strips.columns, strips.channels, LANES)
+    column_shape = (strips.columns, strips.channels, strips.images)
     scratch = {"ring": ring_shape(strips), "held": (column_shape, gradient.dtype)}
     scratch |= {name: (column_shape, jnp.float32) for name in ("normed", "normed_gradient")}
     sums: Tree = {name: inputs[name].shape for name in ("taps", "scale", "bias") if name in inputs}
@@ -133,7 +132,7 @@ def _transposed_convolution(strips: Strips, refs: Tree, outputs: Tree, scratch: 
             center = normed[column, channels]
             return [total + center * near for total, near in zip(totals, around, strict=True)]
 
-        zeros = [jnp.zeros((SUBLANES, LANES))] * 9
+        zeros = [jnp.zeros((SUBLANES, strips.images))] * 9
         for tap, total in enumerate(over_columns(0, strips.columns, convolve, zeros)):
             outputs["taps"][tap, channels] += total
 
@@ -151,7 +150,7 @@ def _norm_gradients(strips: Strips, refs: Tree, outputs: Tree, scratch: Tree, ep
         outputs["x"][0, column] = x_gradient.astype(outputs["x"].dtype)
         return totals[0] + gradient * normalized, totals[1] + gradient
 
-    zeros = (jnp.zeros((strips.channels, LANES)),) * 2
+    zeros = (jnp.zeros((strips.channels, strips.images)),) * 2
     scale, bias = over_columns(0, strips.columns, write, zeros)
     if "scale" in refs:
         outputs["scale"][...] += scale

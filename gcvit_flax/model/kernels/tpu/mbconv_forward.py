@@ -1,6 +1,6 @@
 """The forward pass of an MBConv residual as two kernels, before and after the gates, on maps (H, W, C, B).
 
-A column is the (C, LANES) of a pixel: channels along the sublanes, images along the lanes. So a shift by a pixel moves
+A column is the (C, images) of a pixel: channels along the sublanes, images along the lanes. So a shift by a pixel moves
 no data within registers.
 """
 
@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 
 from gcvit_flax.model.kernels.tpu.rows import normal_cdf_and_density, normalize, product
 from gcvit_flax.model.kernels.tpu.strips import HALO, Strips, make_strips, over_columns, run_strips, whole_spec
-from gcvit_flax.model.kernels.tpu.tiles import LANES, Tree
+from gcvit_flax.model.kernels.tpu.tiles import Tree
 
 PACKED = 16  # Channels of a whole register of bfloat16.
 
@@ -30,9 +30,9 @@ class MBConvWeights(NamedTuple):
 @functools.partial(jax.jit, static_argnames=("epsilon",))
 def depthwise(x: jax.Array, weights: MBConvWeights, epsilon: float) -> tuple[jax.Array, jax.Array]:
     """y = depthwise(norm(x)), of the type of x, and the sums of gelu(y) over the map, (C, B), in float32."""
-    strips = make_strips(x.shape, column_bytes(x, wide=4, narrow=4))
-    inputs, specs = norm_inputs(weights)
-    inputs |= {"x": x, "taps": along_lanes(weights.taps)}
+    strips = make_strips(x, wide=4, narrow=4)
+    inputs, specs = norm_inputs(strips, weights)
+    inputs |= {"x": x, "taps": along_lanes(strips, weights.taps)}
     specs |= {"x": strips.halo_spec(), "taps": whole_spec(inputs["taps"])}
 
     def kernel(refs: Tree, outputs: Tree, scratch: Tree) -> None:
@@ -50,7 +50,7 @@ def depthwise(x: jax.Array, weights: MBConvWeights, epsilon: float) -> tuple[jax
         pl.when(row > 0)(lambda: _convolve(strips, refs, outputs, ring, row))
 
     outputs, output_specs = {"y": jax.ShapeDtypeStruct(x.shape, x.dtype)}, {"y": strips.spec(lag=1)}
-    sums, scratch = {"sums": (strips.channels, LANES)}, {"ring": ring_shape(strips)}
+    sums, scratch = {"sums": (strips.channels, strips.images)}, {"ring": ring_shape(strips)}
     results = run_strips(kernel, strips, 1, inputs, specs, outputs, output_specs, sums, scratch, "mbconv_depthwise")
     return results["y"], over_images(results["sums"].sum(1))
 
@@ -72,8 +72,8 @@ def _convolve(strips: Strips, refs: Tree, outputs: Tree, ring: Any, row: Any) ->
 @functools.partial(jax.jit, static_argnames=("epsilon",))
 def pointwise(x: jax.Array, y: jax.Array, gate: jax.Array, weights: MBConvWeights, epsilon: float) -> jax.Array:
     """norm(x) + gelu(y) * gate @ pointwise, with gates (C, B) in float32."""
-    strips = make_strips(x.shape, column_bytes(x, wide=1, narrow=6))
-    inputs, specs = norm_inputs(weights)
+    strips = make_strips(x, wide=1, narrow=6)
+    inputs, specs = norm_inputs(strips, weights)
     inputs |= {"x": x, "y": y, "gate": gate, "pointwise": weights.pointwise}
     specs |= {"x": strips.spec(), "y": strips.spec(), "gate": strips.image_spec()}
     specs["pointwise"] = whole_spec(weights.pointwise)
@@ -91,11 +91,11 @@ def pointwise(x: jax.Array, y: jax.Array, gate: jax.Array, weights: MBConvWeight
     return run_strips(kernel, strips, 0, inputs, specs, outputs, output_specs, {}, {}, "mbconv_pointwise")["z"]
 
 
-def norm_inputs(weights: MBConvWeights) -> tuple[Tree, Tree]:
+def norm_inputs(strips: Strips, weights: MBConvWeights) -> tuple[Tree, Tree]:
     """The norm's inputs of a kernel and their blocks."""
     if weights.scale is None or weights.bias is None:
         return {}, {}
-    inputs = {"scale": along_lanes(weights.scale), "bias": along_lanes(weights.bias)}
+    inputs = {"scale": along_lanes(strips, weights.scale), "bias": along_lanes(strips, weights.bias)}
     return inputs, {name: whole_spec(value) for name, value in inputs.items()}
 
 
@@ -114,19 +114,14 @@ def neighbors(ring: Any, row: Any, column: Any, channels: slice) -> list[jax.Arr
 
 def ring_shape(strips: Strips) -> tuple[Any, ...]:
     """Three rows with a halo, in float32; row r is at r % 3."""
-    return (3, strips.columns + HALO, strips.channels, LANES), jnp.float32
+    return (3, strips.columns + HALO, strips.channels, strips.images), jnp.float32
 
 
-def column_bytes(x: jax.Array, wide: int, narrow: int) -> int:
-    """What a column takes in so many arrays of float32 and of the type of x (H, W, C, B)."""
-    return x.shape[2] * LANES * (4 * wide + x.dtype.itemsize * narrow)
-
-
-def along_lanes(x: jax.Array) -> jax.Array:
-    """(..., C) as (..., C, LANES), each number in all lanes."""
-    return jnp.broadcast_to(x[..., None], (*x.shape, LANES)).astype(jnp.float32)
+def along_lanes(strips: Strips, x: jax.Array) -> jax.Array:
+    """(..., C) as (..., C, images), each number for all images, in float32."""
+    return jnp.broadcast_to(x[..., None], (*x.shape, strips.images)).astype(jnp.float32)
 
 
 def over_images(x: jax.Array) -> jax.Array:
-    """(B / LANES, C, LANES) as (C, B)."""
+    """(B / images, C, images) as (C, B)."""
     return x.swapaxes(0, 1).reshape(x.shape[1], -1)

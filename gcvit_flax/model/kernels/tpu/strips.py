@@ -14,30 +14,31 @@ HALO = 2  # Columns beyond a strip that a 3x3 convolution reads, one on each sid
 
 
 class Strips(NamedTuple):
-    """What a grid step takes of a map (H, W, C, B): `columns` of a row, or with a halo two more, of `LANES` images.
+    """What a grid step takes of a map (H, W, C, B): `columns` of a row, or with a halo two more, of `images`.
 
-    The grid is (B / LANES, W / columns, rows), the rows in order.
+    The grid is (B / images, W / columns, rows), the rows in order.
     """
 
     height: int
     width: int
     channels: int
     batch: int
+    images: int
     columns: int
 
     def spec(self, lag: int = 0) -> pl.BlockSpec:
-        """The block (1, columns, C, LANES) of the row `lag` before the grid's."""
-        block = 1, self.columns, self.channels, LANES
-        return pl.BlockSpec(block, lambda b, strip, row: (self._clip(row - lag), strip, 0, b))
+        """The block (1, columns, C, images) of the row `lag` before the grid's."""
+        block = 1, self.columns, self.channels, self.images
+        return pl.BlockSpec(block, lambda b, strip, row: (self._clip(row - lag), strip, 0, self._group(b)))
 
     def halo_spec(self) -> pl.BlockSpec:
         """The block of `load`; those at the sides of the map are moved to lie within it."""
-        sizes = 1, min(self.columns + HALO, self.width), self.channels, LANES
+        sizes = 1, min(self.columns + HALO, self.width), self.channels, self.images
         block = tuple(map(pl.Element, sizes))
-        return pl.BlockSpec(block, lambda b, strip, row: (self._clip(row), self._first(strip), 0, b * LANES))
+        return pl.BlockSpec(block, lambda b, strip, row: (self._clip(row), self._first(strip), 0, self._group(b) * self.images))
 
     def load(self, ref: Any, column: Any) -> jax.Array:
-        """A column (C, LANES) of a block with a halo, counted from the one before the strip."""
+        """A column (C, images) of a block with a halo, counted from the one before the strip."""
         strip = pl.program_id(1)
         return ref[0, jnp.clip(strip * self.columns + column - 1, 0, self.width - 1) - self._first(strip)]
 
@@ -47,8 +48,12 @@ class Strips(NamedTuple):
         return jnp.where((row < self.height) & (place >= 0) & (place < self.width), values, 0)
 
     def image_spec(self) -> pl.BlockSpec:
-        """The block (C, LANES) of an array (C, B)."""
-        return pl.BlockSpec((self.channels, LANES), lambda b, strip, row: (0, b))
+        """The block (C, images) of an array (C, B)."""
+        return pl.BlockSpec((self.channels, self.images), lambda b, strip, row: (0, self._group(b)))
+
+    def _group(self, b: Any) -> Any:
+        """`b`, or a 0 that the compiler knows."""
+        return b if self.images < self.batch else 0
 
     def _clip(self, row: Any) -> Any:
         return jnp.clip(row, 0, self.height - 1)
@@ -57,10 +62,12 @@ class Strips(NamedTuple):
         return jnp.clip(strip * self.columns - 1, 0, max(0, self.width - self.columns - HALO))
 
 
-def make_strips(shape: tuple[int, ...], column_bytes: int) -> Strips:
-    """Strips of maps of `shape` (H, W, C, B), as wide as fit if a column takes `column_bytes`."""
-    height, width, channels, batch = shape
-    return Strips(height, width, channels, batch, largest_divisor(width, max(1, STEP_BYTES // column_bytes)))
+def make_strips(x: jax.Array, wide: int, narrow: int) -> Strips:
+    """Strips of maps like `x` (H, W, C, B), as wide as so many arrays of float32 and of the type of `x` fit."""
+    height, width, channels, batch = x.shape
+    column_bytes = channels * LANES * (4 * wide + x.dtype.itemsize * narrow)
+    columns = largest_divisor(width, max(1, STEP_BYTES // column_bytes))
+    return Strips(height, width, channels, batch, min(batch, LANES), columns)
 
 
 def whole_spec(x: jax.Array) -> pl.BlockSpec:
@@ -84,9 +91,9 @@ def run_strips(
 
     Trees are dictionaries by name: arrays and blocks of inputs, shapes and blocks of outputs, shapes and types of
     scratch. `sums` are shapes of float32 outputs, zero before a strip's first row, to which each row adds; they come
-    as (B / LANES, strips, *shape).
+    as (B / images, strips, *shape).
     """
-    groups = strips.batch // LANES, strips.width // strips.columns
+    groups = strips.batch // strips.images, strips.width // strips.columns
 
     def summing(refs: Tree, output_refs: Tree, scratch_refs: Tree) -> None:
         @pl.when(pl.program_id(2) == 0)
