@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gcvit_flax.model.by_platform import by_platform, is_watched
 from gcvit_flax.model.kernels.convolution import depthwise_conv3x3, strided_conv3x3
-from gcvit_flax.model.kernels.pointwise import gelu
+from gcvit_flax.model.kernels.pointwise import add_bias, gelu
 from gcvit_flax.model.kernels.tpu.mbconv import Params, fit_kernels, mbconv
 from gcvit_flax.model.layers import LAYER_NORM_EPSILON, Dense, LayerNorm, conv_init
 from gcvit_flax.model.rematerialize import save_for_backward
@@ -36,7 +36,7 @@ class StridedConv(nn.Module):
         kernel = self.param("kernel", conv_init, (3, 3, x.shape[-1], self.features))
         x = strided_conv3x3(x, kernel.astype(self.dtype))
         if self.use_bias:
-            x += self.param("bias", _stem_bias_init, (self.features,)).astype(self.dtype)
+            x = add_bias(x, self.param("bias", _stem_bias_init, (self.features,)))
         return x
 
 

@@ -18,9 +18,9 @@ IMAGES = 128
 @pytest.mark.parametrize(
     ("shape", "step_bytes"),
     [
-        ((IMAGES, 5, 6, 32), 2**20),  # Several strips: the depthwise convolution's gradients take two columns a step.
-        ((2 * IMAGES, 3, 7, 16), strips.STEP_BYTES),
-        ((IMAGES, 1, 1, 16), strips.STEP_BYTES),
+        ((IMAGES, 4, 6, 16), 2**19),  # Several strips.
+        ((2 * IMAGES, 2, 3, 16), strips.STEP_BYTES),
+        ((20, 1, 1, 16), strips.STEP_BYTES),
     ],
 )
 def test_kernels_are_the_layers(dtype, module, shape, step_bytes, monkeypatch, on_tpu):
@@ -46,6 +46,8 @@ def test_kernels_are_the_layers(dtype, module, shape, step_bytes, monkeypatch, o
     ("shape", "dtype", "computed", "fits"),
     [
         ((IMAGES, 7, 7, 64), jnp.bfloat16, jnp.bfloat16, True),
+        ((IMAGES // 2, 7, 7, 64), jnp.bfloat16, jnp.bfloat16, True),
+        ((IMAGES // 2, 7, 7, 80), jnp.bfloat16, jnp.bfloat16, False),
         ((IMAGES + 1, 7, 7, 64), jnp.bfloat16, jnp.bfloat16, False),
         ((IMAGES, 7, 7, 24), jnp.bfloat16, jnp.bfloat16, False),
         ((IMAGES, 7, 7, 512), jnp.bfloat16, jnp.bfloat16, False),

@@ -72,3 +72,27 @@ def _layer_norm_backward(_: float, saved: Saved, gradient: jax.Array) -> tuple[j
 
 
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+@jax.custom_vjp
+def add_bias(x: Float[Array, "*axes C"], bias: Float32[Array, " C"]) -> Float[Array, "*axes C"]:
+    """x + bias, of the type of x; on TPUs the gradient of the bias is a product with ones, faster than XLA's sum."""
+    return x + bias.astype(x.dtype)
+
+
+def _add_bias_backward(bias: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    total = jax.lax.platform_dependent(gradient, tpu=_sum_by_product, default=_sum)
+    return gradient, total.astype(bias.dtype)
+
+
+def _sum(x: jax.Array) -> jax.Array:
+    return jax.lax.reduce_sum(x, tuple(range(x.ndim - 1))).astype(jnp.float32)
+
+
+def _sum_by_product(x: jax.Array) -> jax.Array:
+    axes = tuple(range(x.ndim - 1))
+    ones = jax.lax.optimization_barrier(jnp.ones(x.shape[:-1], x.dtype))  # XLA would make a sum of it.
+    return jax.lax.dot_general(x, ones, ((axes, axes), ((), ())), preferred_element_type=jnp.float32)
+
+
+add_bias.defvjp(lambda x, bias: (add_bias(x, bias), bias), _add_bias_backward)

@@ -14,8 +14,7 @@ from gcvit_flax.model.kernels.tpu.mbconv_forward import PACKED, MBConvWeights, d
 from gcvit_flax.model.kernels.tpu.tiles import LANES
 from gcvit_flax.model.rematerialize import save_for_backward
 
-WIDEST = 256
-FEWEST = 32
+WIDEST = 256  # Channels: the taps and their gradients for all images of wider maps fill the vector memory of a v4 core.
 
 Params = Mapping[str, Any]
 Gating = tuple[jax.Array, jax.Array]  # The kernels of squeeze-and-excitation.
@@ -33,15 +32,14 @@ def mbconv(x: jax.Array, params: Params, norm: Params | None, epsilon: float) ->
 def fit_kernels(x: jax.Array, dtype: Any) -> bool:
     """Whether kernels take maps like `x` (B, H, W, C), of a module that computes in `dtype`.
 
-    The number of images is a symbol in a program that is exported for any.
+    They do where images fill the lanes as well as channels would: XLA is faster elsewhere. The number of images is a
+    symbol in a program that is exported for any.
     """
-    is_known = isinstance(x.shape[0], int) and x.dtype == dtype and dtype in (jnp.float32, jnp.bfloat16)
-    return (
-        is_known
-        and (x.shape[0] % LANES == 0 or FEWEST <= x.shape[0] < LANES)
-        and x.shape[-1] % PACKED == 0
-        and x.shape[-1] <= WIDEST
-    )
+    images, channels = x.shape[0], x.shape[-1]
+    if not isinstance(images, int) or x.dtype != dtype or dtype not in (jnp.float32, jnp.bfloat16):
+        return False
+    fills = images % LANES == 0 or min(channels, LANES) <= images < LANES
+    return fills and channels % PACKED == 0 and channels <= WIDEST
 
 
 def _gates(sums: jax.Array, gating: Gating, pixels: int) -> jax.Array:

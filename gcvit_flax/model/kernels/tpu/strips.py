@@ -35,7 +35,9 @@ class Strips(NamedTuple):
         """The block of `load`; those at the sides of the map are moved to lie within it."""
         sizes = 1, min(self.columns + HALO, self.width), self.channels, self.images
         block = tuple(map(pl.Element, sizes))
-        return pl.BlockSpec(block, lambda b, strip, row: (self._clip(row), self._first(strip), 0, self._group(b) * self.images))
+        return pl.BlockSpec(
+            block, lambda b, strip, row: (self._clip(row), self._first(strip), 0, self._group(b) * self.images)
+        )
 
     def load(self, ref: Any, column: Any) -> jax.Array:
         """A column (C, images) of a block with a halo, counted from the one before the strip."""
