@@ -8,6 +8,7 @@ import pytest
 from model.test_tpu_kernels import TOLERANCES, both, compare
 
 from gcvit_flax.model.convs import MBConv, PatchEmbed, ReduceSize
+from gcvit_flax.model.kernels.pointwise import add_bias
 from gcvit_flax.model.kernels.tpu import mbconv, strips
 
 IMAGES = 128
@@ -74,3 +75,13 @@ def test_parts_can_be_asked_for():
     variables = stem.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     _, state = stem.apply(variables, jnp.zeros((IMAGES, 8, 8, 3)), capture_intermediates=True)
     assert "depthwise" in state["intermediates"]["conv_down"]["conv"]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_bias(dtype, on_tpu):
+    rng = np.random.default_rng(0)
+    arguments = [jnp.asarray(rng.normal(size=(2, 3, 5, 4)), dtype), jnp.asarray(rng.normal(size=4), jnp.float32)]
+    weights = rng.normal(size=arguments[0].shape).astype(np.float32)
+    with on_tpu():
+        actual = both(add_bias, arguments, weights)
+    compare(actual, both(lambda x, bias: x + bias.astype(x.dtype), arguments, weights), dtype)

@@ -91,8 +91,9 @@ def _sum(x: jax.Array) -> jax.Array:
 
 def _sum_by_product(x: jax.Array) -> jax.Array:
     axes = tuple(range(x.ndim - 1))
-    ones = jax.lax.optimization_barrier(jnp.ones(x.shape[:-1], x.dtype))  # XLA would make a sum of it.
-    return jax.lax.dot_general(x, ones, ((axes, axes), ((), ())), preferred_element_type=jnp.float32)
+    ones = jnp.ones((2, *x.shape[:-1]), x.dtype)  # Two rows, since XLA would make a sum again of a product with one.
+    dimensions = ((tuple(axis + 1 for axis in axes), axes), ((), ()))
+    return jax.lax.dot_general(ones, x, dimensions, preferred_element_type=jnp.float32)[0]
 
 
 add_bias.defvjp(lambda x, bias: (add_bias(x, bias), bias), _add_bias_backward)
