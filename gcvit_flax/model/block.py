@@ -8,6 +8,7 @@ import jax
 
 from gcvit_flax.config import Size
 from gcvit_flax.model.attention import BiasLayout, WindowAttention, position_bias
+from gcvit_flax.model.by_platform import by_platform, is_watched
 from gcvit_flax.model.kernels.barrier import cpu_barrier
 from gcvit_flax.model.kernels.pointwise import gelu
 from gcvit_flax.model.kernels.tpu import branches
@@ -103,23 +104,18 @@ class Block(nn.Module):
         """x + path scale * gamma2 * Mlp(LN(x)): the second half of the block."""
         return self._by_platform(_mlp_kernel, "add_mlp", (x, path_scale), train)
 
+    @nn.nowrap
     def _by_platform(
         self,
         kernel: Callable[..., jax.Array],
         method: str,
         inputs: tuple[jax.Array, *tuple[jax.Array | None, ...]],
         train: bool,
-    ) -> jax.Array:
+    ) -> Any:
         """`kernel(params, *inputs)` on TPUs, where the block is fit for it, otherwise `method(*inputs)`."""
         if not self._branches_are_kernels(inputs[0], train):
             return getattr(self, method)(*inputs, train=train)
-        # By its parameters, since a branch of `platform_dependent` cannot call a module that was bound outside.
-        params, unbound = self.variables["params"], self.clone(parent=None, name=None)
-
-        def by_layers(params: branches.Params, *inputs: jax.Array | None) -> Any:
-            return unbound.apply({"params": params}, *inputs, train=train, method=method)
-
-        return jax.lax.platform_dependent(params, *inputs, tpu=kernel, default=by_layers)
+        return by_platform(self, self.variables["params"], kernel, method, *inputs, train=train)
 
     def add_attention(
         self,
@@ -152,9 +148,8 @@ class Block(nn.Module):
     def _branches_are_kernels(self, x: jax.Array, train: bool) -> bool:
         """Whether each branch is one kernel on TPUs: not where it has dropout, is wide, or its parts are asked for."""
         dropout = train and (self.dropout_rate or self.attention_dropout_rate)
-        watched = any(map(self.is_mutable_collection, ("attention", "intermediates", "params", "perturbations")))
         fits = self.channels <= WIDEST_KERNEL and x.dtype == self.dtype
-        return fits and fit_kernels(x, self.num_heads) and not dropout and not watched
+        return fits and fit_kernels(x, self.num_heads) and not dropout and not is_watched(self)
 
     def _attention_kernel(
         self,

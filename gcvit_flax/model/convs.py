@@ -6,10 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gcvit_flax.model.by_platform import by_platform, is_watched
 from gcvit_flax.model.kernels.convolution import depthwise_conv3x3, strided_conv3x3
-from gcvit_flax.model.kernels.pointwise import gelu
+from gcvit_flax.model.kernels.pointwise import add_bias, gelu
 from gcvit_flax.model.kernels.precision import widen
-from gcvit_flax.model.layers import Dense, LayerNorm, conv_init
+from gcvit_flax.model.kernels.tpu.mbconv import Params, fit_kernels, mbconv
+from gcvit_flax.model.layers import LAYER_NORM_EPSILON, Dense, LayerNorm, conv_init
 from gcvit_flax.model.rematerialize import save_for_backward
 
 # The stem's bias, the only one of a convolution, is drawn like a kernel: uniform(+-1/sqrt(fan in)).
@@ -35,7 +37,7 @@ class StridedConv(nn.Module):
         kernel = self.param("kernel", conv_init, (3, 3, x.shape[-1], self.features))
         x = strided_conv3x3(x, kernel.astype(self.dtype))
         if self.use_bias:
-            x += self.param("bias", _stem_bias_init, (self.features,)).astype(self.dtype)
+            x = add_bias(x, self.param("bias", _stem_bias_init, (self.features,)))
         return x
 
 
@@ -69,26 +71,54 @@ class MBConv(nn.Module):
 
     dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        if is_watched(self) or not fit_kernels(x, self.dtype):
+            return self.layers(x)
+        return by_platform(self, self.variables["params"], _mbconv_kernel, "layers", x)
+
+    @nn.compact
+    def layers(self, x: jax.Array) -> jax.Array:
+        """The residual by its layers."""
         y = gelu(DepthwiseConv(self.dtype, name="depthwise")(x))
         y = SqueezeAndExcitation(self.dtype, name="se")(y)
         pointwise = nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, kernel_init=conv_init, name="pointwise")
         return x + pointwise(y)
 
 
+def _mbconv_kernel(params: Params, x: jax.Array) -> jax.Array:
+    return mbconv(x, params, None, LAYER_NORM_EPSILON)
+
+
 class ReduceSize(nn.Module):
-    """Halves H and W and sets the channels: (B, H, W, C) -> (B, H/2, W/2, features) (paper, equation 1)."""
+    """Halves H and W and sets the channels: (B, H, W, C) -> (B, H/2, W/2, features) (paper, equation 1).
+
+    On a TPU the first norm is part of the kernels of the MBConv.
+    """
 
     features: int
     dtype: Any = jnp.float32
 
-    @nn.compact
+    def setup(self) -> None:
+        self.norm1 = LayerNorm(self.dtype)
+        self.conv = MBConv(self.dtype)
+        self.reduction = StridedConv(self.features, dtype=self.dtype)
+        self.norm2 = LayerNorm(self.dtype)
+
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = LayerNorm(dtype=self.dtype, name="norm1")(x)
-        x = MBConv(self.dtype, name="conv")(x)
-        x = StridedConv(self.features, dtype=self.dtype, name="reduction")(x)
-        return LayerNorm(dtype=self.dtype, name="norm2")(x)
+        if is_watched(self) or not fit_kernels(x, self.dtype):
+            x = self.normalized_residual(x)
+        else:
+            params = {name: self.variables["params"][name] for name in ("norm1", "conv")}
+            x = by_platform(self, params, _normalized_kernel, "normalized_residual", x)
+        return self.norm2(self.reduction(x))
+
+    def normalized_residual(self, x: jax.Array) -> jax.Array:
+        """The MBConv of the first norm's results, by the layers."""
+        return self.conv.layers(self.norm1(x))
+
+
+def _normalized_kernel(params: Params, x: jax.Array) -> jax.Array:
+    return mbconv(x, params["conv"], params["norm1"], LAYER_NORM_EPSILON)
 
 
 class PatchEmbed(nn.Module):

@@ -49,6 +49,7 @@ class Level(nn.Module):
         downsample = ReduceSize(2 * x.shape[-1], self.dtype, name="downsample")
         return x, rematerialize(downsample, x, policy=policy)
 
+    @nn.nowrap
     def _apply_block(
         self,
         block: Block,
@@ -68,6 +69,7 @@ class Level(nn.Module):
         x = rematerialize(block, *inputs, policy=policy, method="attention_branch", train=train)
         return rematerialize(block, x, scale2, policy=policy, method="mlp_branch", train=train)
 
+    @nn.nowrap
     def _block(self, index: int) -> Block:
         config, level = self.config, self.level
         return Block(

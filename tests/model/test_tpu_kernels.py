@@ -1,7 +1,5 @@
 """The TPU kernels, interpreted on a CPU, against the layers they stand for; and which of the two a program has."""
 
-import contextlib
-import functools
 import re
 
 import jax
@@ -18,38 +16,11 @@ from small import TINY
 import gcvit_flax
 from gcvit_flax.model.block import Block
 from gcvit_flax.model.kernels import plain
-from gcvit_flax.model.kernels.tpu import branches, tiles, window_attention
+from gcvit_flax.model.kernels.tpu import tiles, window_attention
 from gcvit_flax.model.kernels.tpu.rows import normal_cdf_and_density
 from gcvit_flax.model.position_bias import relative_position_bias, relative_position_bias_by_products
 
 TOLERANCES = {"float32": (1e-5, 1e-5), "bfloat16": (2e-2, 4e-2)}
-
-
-@pytest.fixture
-def on_tpu(monkeypatch):
-    """A context in which programs take what they hold for TPUs, interpreted, with products in full precision."""
-
-    @contextlib.contextmanager
-    def context():
-        with monkeypatch.context() as patch, jax.default_matmul_precision("highest"):
-            patch.setattr(jax.lax, "platform_dependent", _for_tpu)
-            patch.setattr(branches, "traced_late", _traced_now)
-            with pltpu.force_tpu_interpret_mode():
-                yield
-
-    return context
-
-
-def _for_tpu(*arguments, default=None, tpu=None, **others):
-    return (tpu or default)(*arguments)
-
-
-def _traced_now(kernel, reference, shapes, *arrays, **settings):
-    """The interpreter works by callbacks, which cannot be traced late; checks the shapes that were promised."""
-    results = kernel(*arrays, **settings)
-    for found in (results, jax.eval_shape(functools.partial(reference, **settings), *arrays)):
-        assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
-    return results
 
 
 def both(function, arguments, weights):
@@ -83,7 +54,7 @@ def compare(ours, theirs, dtype):
     ],
 )
 def test_window_attention(dtype, windows, tokens, heads, width, shared_query, masked, bias_heads, monkeypatch):
-    monkeypatch.setattr(tiles, "_STEP_BYTES", 2**20)  # Several steps, for images and for windows.
+    monkeypatch.setattr(tiles, "STEP_BYTES", 2**20)  # Several steps, for images and for windows.
     rng = np.random.default_rng(0)
     keys = (4, windows, heads, tokens, width)
     shapes = [keys[:1] + keys[2:] if shared_query else keys, keys, keys, (bias_heads, tokens, tokens)]
@@ -147,8 +118,11 @@ BLOCK = {
         ({"bias_layout": "expanded", "layer_scale": 0.1}, False, False, True),
     ],
 )
-def test_a_block_of_kernels_is_the_block_of_layers(dtype, fields, shared_query, masked, path, monkeypatch, on_tpu):
-    monkeypatch.setattr(tiles, "_STEP_BYTES", 2**16)  # Several steps.
+@pytest.mark.parametrize("several", [False, True], ids=["one", "several"])
+def test_a_block_of_kernels_is_the_block_of_layers(
+    dtype, fields, shared_query, masked, path, several, monkeypatch, on_tpu
+):
+    monkeypatch.setattr(tiles, "STEP_BYTES", 2**16)  # Several steps.
     block = Block(**BLOCK | fields | {"dtype": jnp.dtype(dtype)})
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(4, 3, 6, 20)), dtype)
@@ -166,7 +140,7 @@ def test_a_block_of_kernels_is_the_block_of_layers(dtype, fields, shared_query, 
 
     with jax.default_matmul_precision("highest"):
         expected = both(apply, [params, x, query], weights)
-    with on_tpu():
+    with on_tpu(several):
         actual = both(apply, [params, x, query], weights)
     compare(actual, expected, dtype)
 

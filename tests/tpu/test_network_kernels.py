@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from gcvit_flax.model.block import Block
+from gcvit_flax.model.convs import ReduceSize
 from gcvit_flax.model.kernels.windowed_attention import windowed_attention
 
 pytestmark = pytest.mark.tpu
@@ -41,6 +42,22 @@ def test_wide_attention_compiles_with_its_gradients(tpu):
         return windowed_attention(qkv, None, bias, None, 16, 0.2).astype(jnp.float32).sum()
 
     assert "tpu_custom_call" in jax.jit(jax.grad(loss, (0, 1))).lower(qkv, bias).compile().as_text()
+
+
+@pytest.mark.parametrize(("side", "channels"), [(112, 64), (96, 192), (14, 256)])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_a_downsample_compiles_with_its_gradients(tpu, side, channels, dtype):
+    """The stem's of gcvit_xxtiny and, for images of 384 px, gcvit_large; and the third level's of gcvit_xxtiny."""
+    downsample = ReduceSize(2 * channels, dtype)
+    x = _on(tpu, (128, side, side, channels), dtype)
+    variables = jax.eval_shape(lambda: downsample.init(jax.random.key(0), jnp.zeros((1, *x.shape[1:]), dtype)))
+    variables = jax.tree.map(lambda leaf: _on(tpu, leaf.shape, leaf.dtype), variables)
+
+    def loss(variables, x):
+        return downsample.apply(variables, x).astype(jnp.float32).sum()
+
+    text = jax.jit(jax.grad(loss, (0, 1))).lower(variables, x).compile().as_text()
+    assert text.count("tpu_custom_call") == 4
 
 
 def _on(tpu, shape, dtype=jnp.bfloat16):

@@ -101,8 +101,8 @@ def strided_conv3x3(
 
 
 def _strided_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Saved]:
-    x = save_for_backward(x)
-    return strided_conv3x3(x, kernel), (x, kernel)
+    # Computed from the unmarked array, which XLA:TPU would copy; no gradient reads again what comes of it.
+    return strided_conv3x3(x, kernel), (save_for_backward(x), kernel)
 
 
 def _strided_backward(saved: Saved, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from gcvit_flax.model.kernels.tpu.attend import Heads, attend, attend_gradients, bias_gradient_of, logits_of
-from gcvit_flax.model.kernels.tpu.rows import normalize_rows, normalize_rows_gradient, product
+from gcvit_flax.model.kernels.tpu.rows import normalize, normalize_gradient, product
 from gcvit_flax.model.kernels.tpu.tiles import LANES, Tiles, Tree, make_tiles, padded_tokens, run_tiled, whole_spec
 from gcvit_flax.model.kernels.tpu.window_attention import (
     add_to_query_gradient,
@@ -62,7 +62,7 @@ def attention_branch(inputs: AttentionInputs, settings: AttentionSettings) -> ja
 
     def kernel(refs: Tree, outputs: Tree) -> None:
         x = tiles.load_rows(refs["x"])
-        normalized, _ = normalize_rows(x, settings.epsilon)
+        normalized, _ = normalize(x, settings.epsilon)
         attended, _ = _attend(tiles, heads, refs, normalized.astype(refs["kernel"].dtype), settings.qk_scale)
         y = product("rc,cd->rd", attended, refs["out_kernel"][...]) + refs["out_bias"][...]
         tiles.store(outputs["x"], tiles.windowed(x + tiles.times_scale(y, refs["scale"])))
@@ -84,7 +84,7 @@ def attention_branch_gradients(
 
     def kernel(refs: Tree, outputs: Tree) -> None:
         x, gradient = tiles.load_rows(refs["x"]), tiles.load_rows(refs["gradient"])
-        normalized, factor = normalize_rows(x, settings.epsilon)
+        normalized, factor = normalize(x, settings.epsilon)
         dtype = refs["kernel"].dtype
         rounded = normalized.astype(dtype)
         attended, parts = _attend(tiles, heads, refs, rounded, settings.qk_scale)
@@ -101,7 +101,7 @@ def attention_branch_gradients(
             value = value.astype(dtype)
             outputs["kernel"][:, columns] += product("rc,rd->cd", rounded, value)
             normalized_gradient += product("rd,cd->rc", value, refs["kernel"][:, columns])
-        x_gradient = gradient + normalize_rows_gradient(normalized, factor, normalized_gradient)
+        x_gradient = gradient + normalize_gradient(normalized, factor, normalized_gradient)
         tiles.store(outputs["x"], tiles.windowed(x_gradient))
 
     outputs, output_specs = {"x": jax.ShapeDtypeStruct(x.shape, x.dtype)}, {"x": specs["x"]}

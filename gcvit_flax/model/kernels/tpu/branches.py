@@ -18,7 +18,7 @@ from gcvit_flax.model.kernels.tpu.attention_branch import (
     attention_branch_gradients,
 )
 from gcvit_flax.model.kernels.tpu.mlp_branch import MlpInputs, MlpWeights, mlp_branch, mlp_branch_gradients
-from gcvit_flax.model.kernels.tpu.rows import normalize_rows, product
+from gcvit_flax.model.kernels.tpu.rows import normalize, product
 
 Params = Mapping[str, Any]
 
@@ -142,7 +142,7 @@ def _mlp_gradients_by_layers(inputs: MlpInputs, gradient: jax.Array, epsilon: fl
 
 
 def _normalize(x: jax.Array, epsilon: float) -> jax.Array:
-    return normalize_rows(x.astype(jnp.float32), epsilon)[0].astype(x.dtype)
+    return normalize(x.astype(jnp.float32), epsilon)[0].astype(x.dtype)
 
 
 def _project(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:

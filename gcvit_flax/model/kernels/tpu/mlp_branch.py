@@ -8,8 +8,8 @@ from jax.experimental import pallas as pl
 
 from gcvit_flax.model.kernels.tpu.rows import (
     normal_cdf_and_density,
-    normalize_rows,
-    normalize_rows_gradient,
+    normalize,
+    normalize_gradient,
     product,
 )
 from gcvit_flax.model.kernels.tpu.tiles import LANES, Tiles, Tree, make_tiles, padded_tokens, run_tiled, whole_spec
@@ -41,7 +41,7 @@ def mlp_branch(inputs: MlpInputs, epsilon: float) -> jax.Array:
 
     def kernel(refs: Tree, outputs: Tree) -> None:
         x = tiles.load_rows(refs["x"])
-        normalized, _ = normalize_rows(x, epsilon)
+        normalized, _ = normalize(x, epsilon)
         dtype = refs["kernel1"].dtype
         hidden = product("rc,cf->rf", normalized.astype(dtype), refs["kernel1"][...]) + refs["bias1"][...]
         hidden = hidden * normal_cdf_and_density(hidden)[0]
@@ -63,7 +63,7 @@ def mlp_branch_gradients(inputs: MlpInputs, gradient: jax.Array, epsilon: float)
 
     def kernel(refs: Tree, outputs: Tree) -> None:
         x, gradient = tiles.load_rows(refs["x"]), tiles.load_rows(refs["gradient"])
-        normalized, factor = normalize_rows(x, epsilon)
+        normalized, factor = normalize(x, epsilon)
         dtype = refs["kernel1"].dtype
         rounded = normalized.astype(dtype)
         hidden = product("rc,cf->rf", rounded, refs["kernel1"][...]) + refs["bias1"][...]
@@ -77,7 +77,7 @@ def mlp_branch_gradients(inputs: MlpInputs, gradient: jax.Array, epsilon: float)
         hidden_gradient = hidden_gradient.astype(dtype)
         outputs["kernel1"][...] += product("rc,rf->cf", rounded, hidden_gradient)
         normalized_gradient = product("rf,cf->rc", hidden_gradient, refs["kernel1"][...])
-        x_gradient = gradient + normalize_rows_gradient(normalized, factor, normalized_gradient)
+        x_gradient = gradient + normalize_gradient(normalized, factor, normalized_gradient)
         tiles.store(outputs["x"], tiles.windowed(x_gradient))
 
     outputs, output_specs = {"x": jax.ShapeDtypeStruct(x.shape, x.dtype)}, {"x": specs["x"]}

@@ -1,4 +1,4 @@
-"""Mathematics on rows (rows, channels) in registers: normalization, GELU and matrix products."""
+"""Mathematics on arrays in registers: normalization, GELU and matrix products."""
 
 import math
 
@@ -28,16 +28,16 @@ def reciprocal(x: jax.Array) -> jax.Array:
     return pl.reciprocal(x, full_range=False)
 
 
-def normalize_rows(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
-    """(x - mean) / sqrt(variance + epsilon) of each row, and that factor."""
-    centered = x - x.mean(-1, keepdims=True)
-    factor = jax.lax.rsqrt((centered * centered).mean(-1, keepdims=True) + epsilon)
+def normalize(x: jax.Array, epsilon: float, axis: int = -1) -> tuple[jax.Array, jax.Array]:
+    """(x - mean) / sqrt(variance + epsilon) along the axis of channels, and that factor."""
+    centered = x - x.mean(axis, keepdims=True)
+    factor = jax.lax.rsqrt((centered * centered).mean(axis, keepdims=True) + epsilon)
     return centered * factor, factor
 
 
-def normalize_rows_gradient(normalized: jax.Array, factor: jax.Array, gradient: jax.Array) -> jax.Array:
-    """The gradient with respect to x of `normalize_rows`."""
-    mean, product = gradient.mean(-1, keepdims=True), (gradient * normalized).mean(-1, keepdims=True)
+def normalize_gradient(normalized: jax.Array, factor: jax.Array, gradient: jax.Array, axis: int = -1) -> jax.Array:
+    """The gradient with respect to x of `normalize`."""
+    mean, product = gradient.mean(axis, keepdims=True), (gradient * normalized).mean(axis, keepdims=True)
     return factor * (gradient - mean - normalized * product)
 
 

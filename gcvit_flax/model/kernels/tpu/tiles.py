@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 LANES, SUBLANES = 128, 8
-_STEP_BYTES = 9 * 2**20  # What a grid step is reckoned to take of vector memory, of which a v4 core has 16 MiB.
+STEP_BYTES = 9 * 2**20  # What a grid step is reckoned to take of vector memory, of which a v4 core has 16 MiB.
 _CORES = 2  # Of a v4 or v5p chip: they share the grid, and each sums gradients over its own share.
 
 Tree = dict[str, Any]
@@ -69,12 +69,13 @@ def padded_tokens(shape: tuple[int, ...]) -> int:
 def make_tiles(shape: tuple[int, ...], channels: int, window_bytes: int) -> Tiles:
     """As many windows of an array of `shape` (B, n, T, ...) a grid step as fit, if one takes `window_bytes`."""
     batch, n, tokens = shape[:3]
-    fitting = max(1, _STEP_BYTES // window_bytes)
-    windows = _largest_divisor(n, fitting)
-    return Tiles(batch, n, tokens, channels, _largest_divisor(batch, max(1, fitting // windows)), windows)
+    fitting = max(1, STEP_BYTES // window_bytes)
+    windows = largest_divisor(n, fitting)
+    return Tiles(batch, n, tokens, channels, largest_divisor(batch, max(1, fitting // windows)), windows)
 
 
-def _largest_divisor(number: int, limit: int) -> int:
+def largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of `number` up to `limit`, which is at least 1."""
     return max(divisor for divisor in range(1, min(number, limit) + 1) if number % divisor == 0)
 
 
@@ -122,7 +123,7 @@ def run_tiled(
         grid=(cores, steps // cores, tiles.n // tiles.windows),
         in_specs=[{key: share(spec) for key, spec in specs.items()}],
         out_specs={key: share(spec) for key, spec in output_specs.items()} | sum_specs,
-        out_shape={key: _varying_as(inputs, shape) for key, shape in (outputs | sum_shapes).items()},
+        out_shape={key: varying_as(inputs, shape) for key, shape in (outputs | sum_shapes).items()},
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", order, order)),
         cost_estimate=cost,
         name=name,
@@ -130,7 +131,7 @@ def run_tiled(
     return results | {key: results[key].sum(0) for key in sums}
 
 
-def _varying_as(inputs: Tree, shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+def varying_as(inputs: Tree, shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     """`shape` of a result that varies over the devices of a `jax.shard_map` as the inputs do."""
     axes = jax.typeof(jax.tree.leaves(inputs)[0]).manual_axis_type
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, manual_axis_type=axes)
