@@ -44,8 +44,9 @@ def test_wide_attention_compiles_with_its_gradients(tpu):
     assert "tpu_custom_call" in jax.jit(jax.grad(loss, (0, 1))).lower(qkv, bias).compile().as_text()
 
 
-@pytest.mark.parametrize(("side", "channels"), [(112, 64), (96, 192), (14, 256)])
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize(
+    ("side", "channels", "dtype"), [(112, 64, jnp.bfloat16), (96, 192, jnp.float32), (14, 256, jnp.bfloat16)]
+)
 def test_a_downsample_compiles_with_its_gradients(tpu, side, channels, dtype):
     """The stem's of gcvit_xxtiny and, for images of 384 px, gcvit_large; and the third level's of gcvit_xxtiny."""
     downsample = ReduceSize(2 * channels, dtype)
