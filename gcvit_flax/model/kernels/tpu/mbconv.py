@@ -20,15 +20,6 @@ Params = Mapping[str, Any]
 Gating = tuple[jax.Array, jax.Array]  # The kernels of squeeze-and-excitation.
 
 
-def mbconv(x: jax.Array, params: Params, norm: Params | None, epsilon: float) -> jax.Array:
-    """z = LayerNorm(x), or x if `norm` is None, plus the residual of an MBConv by its `params`: (B, H, W, C)."""
-    taps = params["depthwise"]["kernel"].reshape(9, -1)
-    scale, bias = (None, None) if norm is None else (norm["scale"], norm["bias"])
-    weights = MBConvWeights(taps.astype(x.dtype), params["pointwise"]["kernel"].astype(x.dtype), scale, bias)
-    gating = params["se"]["fc1"]["kernel"].astype(x.dtype), params["se"]["fc2"]["kernel"].astype(x.dtype)
-    return _mbconv(x.transpose(1, 2, 3, 0), weights, gating, epsilon).transpose(3, 0, 1, 2)
-
-
 def fit_kernels(x: jax.Array, dtype: Any) -> bool:
     """Whether kernels take maps like `x` (B, H, W, C), of a module that computes in `dtype`.
 
@@ -42,6 +33,68 @@ def fit_kernels(x: jax.Array, dtype: Any) -> bool:
     return fills and channels % PACKED == 0 and channels <= WIDEST
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def mbconv(x: jax.Array, params: Params, norm: Params | None, epsilon: float) -> jax.Array:
+    """z = LayerNorm(x), or x if `norm` is None, plus the residual of an MBConv by its `params`: (B, H, W, C)."""
+    return _forward(x, params, norm, epsilon)[0]
+
+
+def _forward(x: jax.Array, params: Params, norm: Params | None, epsilon: float) -> tuple[jax.Array, tuple[Any, ...]]:
+    batch, height, width, channels = x.shape
+    y = jax.ShapeDtypeStruct((height, width, channels, batch), x.dtype)
+    sums = jax.ShapeDtypeStruct((channels, batch), jnp.float32)
+    z, *saved = traced_late(_values, (shapes_of(x), y, sums), x, params, norm, epsilon=epsilon)
+    return z, (x, *save_for_backward(saved), params, norm)
+
+
+def _backward(epsilon: float, saved: tuple[Any, ...], gradient: jax.Array) -> tuple[jax.Array, Params, Params | None]:
+    x, _, _, params, norm = saved
+    return traced_late(_gradients, shapes_of((x, params, norm)), *saved, gradient, epsilon=epsilon)
+
+
+mbconv.defvjp(_forward, _backward)
+
+
+def _values(
+    x: jax.Array, params: Params, norm: Params | None, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """z, and for the backward pass what the depthwise convolution gives and the sums of GELU of that over the map."""
+    x = _images_last(x)
+    weights, gating = _weights(params, norm, x.dtype)
+    y, sums = depthwise(x, weights, epsilon)
+    z = pointwise(x, y, _gates(sums, gating, x.shape[0] * x.shape[1]), weights, epsilon)
+    return _images_first(z), y, sums
+
+
+def _gradients(
+    x: jax.Array,
+    y: jax.Array,
+    sums: jax.Array,
+    params: Params,
+    norm: Params | None,
+    gradient: jax.Array,
+    epsilon: float,
+) -> tuple[jax.Array, Params, Params | None]:
+    """Those of x, `params` and `norm`."""
+    x, gradient = _images_last(x), _images_last(gradient)
+    (weights, gating), params_gradient = jax.vjp(functools.partial(_weights, dtype=x.dtype), params, norm)
+    gates = functools.partial(_gates, pixels=x.shape[0] * x.shape[1])
+    gate, gates_gradient = jax.vjp(gates, sums, gating)
+    gate_gradient, pointwise_gradient = gate_gradients(y, gate, weights.pointwise, gradient)
+    sums_gradient, gating_gradient = gates_gradient(gate_gradient)
+    x_gradient, named = depthwise_gradients(x, y, gate, sums_gradient, weights, gradient, epsilon)
+    named["pointwise"] = pointwise_gradient.astype(x.dtype)
+    weights_gradient = MBConvWeights(**{"scale": None, "bias": None} | named)
+    return _images_first(x_gradient), *params_gradient((weights_gradient, gating_gradient))
+
+
+def _weights(params: Params, norm: Params | None, dtype: Any) -> tuple[MBConvWeights, Gating]:
+    taps = params["depthwise"]["kernel"].astype(dtype).astype(jnp.float32).reshape(9, -1)
+    scale, bias = (None, None) if norm is None else (norm[name].astype(jnp.float32) for name in ("scale", "bias"))
+    weights = MBConvWeights(taps, params["pointwise"]["kernel"].astype(dtype), scale, bias)
+    return weights, (params["se"]["fc1"]["kernel"].astype(dtype), params["se"]["fc2"]["kernel"].astype(dtype))
+
+
 def _gates(sums: jax.Array, gating: Gating, pixels: int) -> jax.Array:
     """Of sums over a map, (C, B), by squeeze-and-excitation."""
     means = (sums / pixels).astype(gating[0].dtype)
@@ -49,35 +102,11 @@ def _gates(sums: jax.Array, gating: Gating, pixels: int) -> jax.Array:
     return jax.nn.sigmoid(jnp.einsum("hb,ho->ob", hidden, gating[1])).astype(jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _mbconv(x: jax.Array, weights: MBConvWeights, gating: Gating, epsilon: float) -> jax.Array:
-    return _forward(x, weights, gating, epsilon)[0]
+def _images_last(x: jax.Array) -> jax.Array:
+    """(B, H, W, C) as (H, W, C, B): on a TPU a layout, which XLA chooses for convolutions too."""
+    return x.transpose(1, 2, 3, 0)
 
 
-def _forward(x: jax.Array, weights: MBConvWeights, gating: Gating, epsilon: float) -> tuple[jax.Array, tuple[Any, ...]]:
-    height, width, channels, batch = x.shape
-    shapes = shapes_of(x), jax.ShapeDtypeStruct((channels, batch), jnp.float32)
-    y, sums = save_for_backward(traced_late(depthwise, shapes, x, weights, epsilon=epsilon))
-    gate = _gates(sums, gating, height * width)
-    z = traced_late(pointwise, shapes_of(x), x, y, gate, weights, epsilon=epsilon)
-    return z, (x, y, sums, weights, gating)
-
-
-def _backward(epsilon: float, saved: tuple[Any, ...], gradient: jax.Array) -> tuple[Any, ...]:
-    x, y, sums, weights, gating = saved
-    gates = functools.partial(_gates, pixels=x.shape[0] * x.shape[1])
-    gate, gates_gradient = jax.vjp(gates, sums, gating)
-    shapes = shapes_of((gate, weights.pointwise), jnp.float32)
-    gate_gradient, pointwise_gradient = traced_late(gate_gradients, shapes, y, gate, weights.pointwise, gradient)
-    sums_gradient, gating_gradient = gates_gradient(gate_gradient)
-    named = {name: value for name, value in weights._asdict().items() if name != "pointwise" and value is not None}
-    arrays = x, y, gate, sums_gradient, weights, gradient
-    x_gradient, gradients = traced_late(
-        depthwise_gradients, (shapes_of(x), shapes_of(named, jnp.float32)), *arrays, epsilon=epsilon
-    )
-    gradients["pointwise"] = pointwise_gradient
-    like = {name: value.astype(getattr(weights, name).dtype) for name, value in gradients.items()}
-    return x_gradient, MBConvWeights(**{"scale": None, "bias": None} | like), gating_gradient
-
-
-_mbconv.defvjp(_forward, _backward)
+def _images_first(x: jax.Array) -> jax.Array:
+    """(H, W, C, B) as (B, H, W, C)."""
+    return x.transpose(3, 0, 1, 2)
