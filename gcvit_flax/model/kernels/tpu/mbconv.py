@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gcvit_flax.model.kernels import plain
 from gcvit_flax.model.kernels.custom_gradient import custom_gradient
 from gcvit_flax.model.kernels.late import shapes_of, traced_late
-from gcvit_flax.model.kernels.pointwise import gelu
-from gcvit_flax.model.kernels.tpu import mbconv_reference as reference
+from gcvit_flax.model.kernels.pointwise import gelu, layer_norm
 from gcvit_flax.model.kernels.tpu.mbconv_backward import depthwise_gradients, gate_gradients
 from gcvit_flax.model.kernels.tpu.mbconv_forward import PACKED, MBConvWeights, depthwise, pointwise
+from gcvit_flax.model.kernels.tpu.rows import product
 from gcvit_flax.model.kernels.tpu.tiles import LANES
 from gcvit_flax.model.rematerialize import save_for_backward
 
@@ -20,15 +21,6 @@ WIDEST = 256  # Channels: the taps and their gradients for all images of wider m
 
 Params = Mapping[str, Any]
 Gating = tuple[jax.Array, jax.Array]  # The kernels of squeeze-and-excitation.
-
-
-def mbconv(x: jax.Array, params: Params, norm: Params | None, epsilon: float) -> jax.Array:
-    """z = LayerNorm(x), or x if `norm` is None, plus the residual of an MBConv by its `params`: (B, H, W, C)."""
-    taps = params["depthwise"]["kernel"].reshape(9, -1)
-    scale, bias = (None, None) if norm is None else (norm["scale"], norm["bias"])
-    weights = MBConvWeights(taps.astype(x.dtype), params["pointwise"]["kernel"].astype(x.dtype), scale, bias)
-    gating = params["se"]["fc1"]["kernel"].astype(x.dtype), params["se"]["fc2"]["kernel"].astype(x.dtype)
-    return _mbconv(x.transpose(1, 2, 3, 0), weights, gating, epsilon).transpose(3, 0, 1, 2)
 
 
 def fit_kernels(x: jax.Array, dtype: Any) -> bool:
@@ -44,6 +36,102 @@ def fit_kernels(x: jax.Array, dtype: Any) -> bool:
     return fills and channels % PACKED == 0 and channels <= WIDEST
 
 
+@custom_gradient(nondiff_argnums=(3,))
+def mbconv(x: jax.Array, params: Params, norm: Params | None, epsilon: float) -> jax.Array:
+    """z = LayerNorm(x), or x if `norm` is None, plus the residual of an MBConv by its `params`: (B, H, W, C)."""
+    return _forward(x, params, norm, epsilon)[0]
+
+
+def _forward(x: jax.Array, params: Params, norm: Params | None, epsilon: float) -> tuple[jax.Array, tuple[Any, ...]]:
+    batch, height, width, channels = x.shape
+    y = jax.ShapeDtypeStruct((height, width, channels, batch), x.dtype)
+    sums = jax.ShapeDtypeStruct((channels, batch), jnp.float32)
+    shapes = shapes_of(x), y, sums
+    z, *saved = traced_late(_values, _values_by_layers, shapes, x, params, norm, epsilon=epsilon)
+    return z, (x, *save_for_backward(saved), params, norm)
+
+
+def _backward(epsilon: float, saved: tuple[Any, ...], gradient: jax.Array) -> tuple[jax.Array, Params, Params | None]:
+    x, _, _, params, norm = saved
+    forms, shapes = (_gradients, _gradients_by_layers), shapes_of((x, params, norm))
+    gradients: tuple[jax.Array, Params, Params | None] = traced_late(*forms, shapes, *saved, gradient, epsilon=epsilon)
+    return gradients
+
+
+mbconv.defvjp(_forward, _backward)
+
+
+def _values(
+    x: jax.Array, params: Params, norm: Params | None, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """z, and for the backward pass what the depthwise convolution gives and the sums of GELU of that over the map."""
+    x = _images_last(x)
+    weights, gating = _weights(params, norm, x.dtype)
+    y, sums = depthwise(x, weights, epsilon)
+    z = pointwise(x, y, _gates(sums, gating, x.shape[0] * x.shape[1]), weights, epsilon)
+    return _images_first(z), y, sums
+
+
+def _gradients(
+    x: jax.Array,
+    y: jax.Array,
+    sums: jax.Array,
+    params: Params,
+    norm: Params | None,
+    gradient: jax.Array,
+    epsilon: float,
+) -> tuple[jax.Array, Params, Params | None]:
+    """Those of x, `params` and `norm`."""
+    x, gradient = _images_last(x), _images_last(gradient)
+    (weights, gating), params_gradient = jax.vjp(functools.partial(_weights, dtype=x.dtype), params, norm)
+    gates = functools.partial(_gates, pixels=x.shape[0] * x.shape[1])
+    gate, gates_gradient = jax.vjp(gates, sums, gating)
+    gate_gradient, pointwise_gradient = gate_gradients(y, gate, weights.pointwise, gradient)
+    sums_gradient, gating_gradient = gates_gradient(gate_gradient)
+    x_gradient, named = depthwise_gradients(x, y, gate, sums_gradient, weights, gradient, epsilon)
+    named["pointwise"] = pointwise_gradient.astype(x.dtype)
+    weights_gradient = MBConvWeights(**{"scale": None, "bias": None} | named)
+    return _images_first(x_gradient), *params_gradient((weights_gradient, gating_gradient))
+
+
+def _values_by_layers(
+    x: jax.Array, params: Params, norm: Params | None, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    weights, gating = _weights(params, None, x.dtype)
+    normed = x.astype(jnp.float32) if norm is None else layer_norm(x, norm["scale"], norm["bias"], epsilon)
+    y = plain.depthwise_conv3x3(normed.astype(x.dtype), params["depthwise"]["kernel"].astype(x.dtype))
+    activated = gelu(y.astype(jnp.float32))
+    sums = activated.sum((1, 2)).T
+    gate = _gates(sums, gating, x.shape[1] * x.shape[2]).T[:, None, None]
+    z = normed + product("bhwi,io->bhwo", (activated * gate).astype(x.dtype), weights.pointwise)
+    return z.astype(x.dtype), _images_last(y), sums
+
+
+def _gradients_by_layers(
+    x: jax.Array,
+    y: jax.Array,
+    sums: jax.Array,
+    params: Params,
+    norm: Params | None,
+    gradient: jax.Array,
+    epsilon: float,
+) -> tuple[jax.Array, Params, Params | None]:
+    """They need neither y nor sums, and compute them again."""
+
+    def residual(x: jax.Array, params: Params, norm: Params | None) -> jax.Array:
+        return _values_by_layers(x, params, norm, epsilon)[0]
+
+    gradients: tuple[jax.Array, Params, Params | None] = jax.vjp(residual, x, params, norm)[1](gradient)
+    return gradients
+
+
+def _weights(params: Params, norm: Params | None, dtype: Any) -> tuple[MBConvWeights, Gating]:
+    taps = params["depthwise"]["kernel"].astype(dtype).astype(jnp.float32).reshape(9, -1)
+    scale, bias = (None, None) if norm is None else (norm[name].astype(jnp.float32) for name in ("scale", "bias"))
+    weights = MBConvWeights(taps, params["pointwise"]["kernel"].astype(dtype), scale, bias)
+    return weights, (params["se"]["fc1"]["kernel"].astype(dtype), params["se"]["fc2"]["kernel"].astype(dtype))
+
+
 def _gates(sums: jax.Array, gating: Gating, pixels: int) -> jax.Array:
     """Of sums over a map, (C, B), by squeeze-and-excitation."""
     means = (sums / pixels).astype(gating[0].dtype)
@@ -51,36 +139,11 @@ def _gates(sums: jax.Array, gating: Gating, pixels: int) -> jax.Array:
     return jax.nn.sigmoid(jnp.einsum("hb,ho->ob", hidden, gating[1])).astype(jnp.float32)
 
 
-@custom_gradient(nondiff_argnums=(3,))
-def _mbconv(x: jax.Array, weights: MBConvWeights, gating: Gating, epsilon: float) -> jax.Array:
-    return _forward(x, weights, gating, epsilon)[0]
+def _images_last(x: jax.Array) -> jax.Array:
+    """(B, H, W, C) as (H, W, C, B): on a TPU a layout, which XLA chooses for convolutions too."""
+    return x.transpose(1, 2, 3, 0)
 
 
-def _forward(x: jax.Array, weights: MBConvWeights, gating: Gating, epsilon: float) -> tuple[jax.Array, tuple[Any, ...]]:
-    height, width, channels, batch = x.shape
-    shapes = shapes_of(x), jax.ShapeDtypeStruct((channels, batch), jnp.float32)
-    y, sums = save_for_backward(traced_late(depthwise, reference.depthwise, shapes, x, weights, epsilon=epsilon))
-    gate = _gates(sums, gating, height * width)
-    z = traced_late(pointwise, reference.pointwise, shapes_of(x), x, y, gate, weights, epsilon=epsilon)
-    return z, (x, y, sums, weights, gating)
-
-
-def _backward(epsilon: float, saved: tuple[Any, ...], gradient: jax.Array) -> tuple[Any, ...]:
-    x, y, sums, weights, gating = saved
-    gates = functools.partial(_gates, pixels=x.shape[0] * x.shape[1])
-    gate, gates_gradient = jax.vjp(gates, sums, gating)
-    shapes = shapes_of((gate, weights.pointwise), jnp.float32)
-    gate_gradient, pointwise_gradient = traced_late(
-        gate_gradients, reference.gate_gradients, shapes, y, gate, weights.pointwise, gradient
-    )
-    sums_gradient, gating_gradient = gates_gradient(gate_gradient)
-    named = {name: value for name, value in weights._asdict().items() if name != "pointwise" and value is not None}
-    arrays = x, y, gate, sums_gradient, weights, gradient
-    shapes, forms = (shapes_of(x), shapes_of(named, jnp.float32)), (depthwise_gradients, reference.depthwise_gradients)
-    x_gradient, gradients = traced_late(*forms, shapes, *arrays, epsilon=epsilon)
-    gradients["pointwise"] = pointwise_gradient
-    like = {name: value.astype(getattr(weights, name).dtype) for name, value in gradients.items()}
-    return x_gradient, MBConvWeights(**{"scale": None, "bias": None} | like), gating_gradient
-
-
-_mbconv.defvjp(_forward, _backward)
+def _images_first(x: jax.Array) -> jax.Array:
+    """(H, W, C, B) as (B, H, W, C)."""
+    return x.transpose(3, 0, 1, 2)
