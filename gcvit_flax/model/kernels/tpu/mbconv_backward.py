@@ -17,7 +17,7 @@ from gcvit_flax.model.kernels.tpu.mbconv_forward import (
     ring_shape,
 )
 from gcvit_flax.model.kernels.tpu.rows import normal_cdf_and_density, normalize_gradient, product
-from gcvit_flax.model.kernels.tpu.strips import HALO, Strips, make_strips, over_columns, run_strips, whole_spec
+from gcvit_flax.model.kernels.tpu.strips import HALO, Strips, cost_of, make_strips, over_columns, run_strips, whole_spec
 from gcvit_flax.model.kernels.tpu.tiles import SUBLANES, Tree
 
 
@@ -49,7 +49,7 @@ def gate_gradients(
         outputs["pointwise"][...] += pointwise
 
     sums = {"gate": (strips.channels, strips.images), "pointwise": kernel.shape}
-    results = run_strips(step, strips, 0, inputs, specs, {}, {}, sums, {}, "mbconv_gate_gradients")
+    results = run_strips(step, strips, 0, inputs, specs, {}, {}, sums, {}, cost_of(y, 2, 0, 2), "mbconv_gate_gradients")
     return over_images(results["gate"].sum(1)), results["pointwise"].sum((0, 1))
 
 
@@ -96,8 +96,8 @@ def depthwise_gradients(
     scratch |= {name: (column_shape, jnp.float32) for name in ("normed", "normed_gradient")}
     sums: Tree = {name: inputs[name].shape for name in ("taps", "scale", "bias") if name in inputs}
     outputs, output_specs = {"x": jax.ShapeDtypeStruct(x.shape, x.dtype)}, {"x": strips.spec(lag=1)}
-    name = "mbconv_depthwise_gradients"
-    results = run_strips(kernel, strips, 1, inputs, specs, outputs, output_specs, sums, scratch, name)
+    cost, name = cost_of(x, 1, 2, 4), "mbconv_depthwise_gradients"
+    results = run_strips(kernel, strips, 1, inputs, specs, outputs, output_specs, sums, scratch, cost, name)
     return results["x"], {name: results[name].sum((0, 1, -1)) for name in sums}
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from gcvit_flax.model.kernels.tpu.rows import normal_cdf_and_density, normalize, product
-from gcvit_flax.model.kernels.tpu.strips import HALO, Strips, make_strips, over_columns, run_strips, whole_spec
+from gcvit_flax.model.kernels.tpu.strips import HALO, Strips, cost_of, make_strips, over_columns, run_strips, whole_spec
 from gcvit_flax.model.kernels.tpu.tiles import Tree
 
 PACKED = 16  # Channels of a whole register of bfloat16.
@@ -51,7 +51,9 @@ def depthwise(x: jax.Array, weights: MBConvWeights, epsilon: float) -> tuple[jax
 
     outputs, output_specs = {"y": jax.ShapeDtypeStruct(x.shape, x.dtype)}, {"y": strips.spec(lag=1)}
     sums, scratch = {"sums": (strips.channels, strips.images)}, {"ring": ring_shape(strips)}
-    results = run_strips(kernel, strips, 1, inputs, specs, outputs, output_specs, sums, scratch, "mbconv_depthwise")
+    results = run_strips(
+        kernel, strips, 1, inputs, specs, outputs, output_specs, sums, scratch, cost_of(x, 0, 1, 2), "mbconv_depthwise"
+    )
     return results["y"], over_images(results["sums"].sum(1))
 
 
@@ -88,7 +90,9 @@ def pointwise(x: jax.Array, y: jax.Array, gate: jax.Array, weights: MBConvWeight
         over_columns(0, strips.columns, write)
 
     outputs, output_specs = {"z": jax.ShapeDtypeStruct(x.shape, x.dtype)}, {"z": strips.spec()}
-    return run_strips(kernel, strips, 0, inputs, specs, outputs, output_specs, {}, {}, "mbconv_pointwise")["z"]
+    return run_strips(
+        kernel, strips, 0, inputs, specs, outputs, output_specs, {}, {}, cost_of(x, 1, 0, 3), "mbconv_pointwise"
+    )["z"]
 
 
 def norm_inputs(strips: Strips, weights: MBConvWeights) -> tuple[Tree, Tree]:

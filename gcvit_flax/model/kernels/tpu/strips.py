@@ -87,6 +87,7 @@ def run_strips(
     output_specs: Tree,
     sums: Tree,
     scratch: Tree,
+    cost: pl.CostEstimate,
     name: str,
 ) -> Tree:
     """Runs `kernel` over the grid, by `lag` rows further than the map.
@@ -114,8 +115,18 @@ def run_strips(
         out_shape={key: varying_as(inputs, shape) for key, shape in (outputs | sum_shapes).items()},
         scratch_shapes=[{name: pltpu.VMEM(*shape) for name, shape in scratch.items()}],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
+        cost_estimate=cost,
         name=name,
     )(inputs)
+
+
+def cost_of(x: jax.Array, products: int, convolutions: int, passes: int) -> pl.CostEstimate:
+    """Of so many products with (C, C), depthwise 3x3 convolutions, and readings or writings of maps like `x`."""
+    return pl.CostEstimate(
+        flops=2 * x.size * (products * x.shape[2] + 9 * convolutions),
+        transcendentals=2 * x.size,
+        bytes_accessed=passes * x.size * x.dtype.itemsize,
+    )
 
 
 def _sum_spec(shape: tuple[int, ...]) -> pl.BlockSpec:
