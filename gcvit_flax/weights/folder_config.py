@@ -153,6 +153,11 @@ def class_names(folder_config: Mapping[str, Any]) -> list[str]:
     return folder_config["class_names"] or [f"class {index}" for index in range(folder_config["config"]["num_classes"])]
 
 
+def held_out_fraction(folder_config: Mapping[str, Any]) -> float:
+    """The share of the data that the training run held out: another could hold out images that were trained on."""
+    return (folder_config["provenance"] or {}).get("val_fraction", 0.1)
+
+
 def parse_folder_config(
     folder_config: Mapping[str, Any], config_path: epath.PathLike
 ) -> tuple[GCViTConfig, Preprocessing]:
