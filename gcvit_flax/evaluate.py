@@ -89,17 +89,14 @@ def evaluate(
     if confusion is not None:
         check_writable(confusion)
     folder_config = read_folder_config(model_dir)
-    if val_fraction is None:
-        val_fraction = held_out_fraction(folder_config)
-    data = open_data(data_spec, val_fraction, split)
+    data = open_data(data_spec, held_out_fraction(folder_config, val_fraction), split)
     model, variables = load_model(model_dir)
     classes = match_classes(data.class_names, folder_config["class_names"], model.config.num_classes)
     step = make_eval_step(model, chosen, confusion=confusion is not None, classes=classes)
-    evaluated = {"model": replicate(variables["params"], chosen)}
-    where = (data.validation, model.preprocessing, batch_size, chosen)
+    what = {"model": replicate(variables["params"], chosen)}, data.validation, model.preprocessing, batch_size, chosen
     # The model's accuracy, not that of products in bfloat16 or TF32, the defaults of TPUs and GPUs for float32.
     with jax.default_matmul_precision("highest"):
-        results = run_evaluation(step, evaluated, *where, skip_corrupt=skip_corrupt, workers=workers)["model"]
+        results = run_evaluation(step, *what, skip_corrupt=skip_corrupt, workers=workers)["model"]
     if not math.isfinite(results["loss"]):
         raise UserError(f"{model_dir} gives a loss of {results['loss']}: its parameters are damaged, train it again")
     results["skipped"] = len(data.validation) - results["count"]
@@ -108,8 +105,7 @@ def evaluate(
     results["preprocessing"] = dataclasses.asdict(model.preprocessing)
     if confusion is not None:
         names = [*data.class_names, *class_names(folder_config)[len(data.class_names) : results["evaluated_classes"]]]
-        title = f"top-1 {results['top1']:.2%} of {results['count']:,} images"
-        draw_confusion(results["confusion"], names, title, confusion)
+        draw_confusion(results["confusion"], names, "top-1 {top1:.2%} of {count:,} images".format(**results), confusion)
         results["classes"] = _accuracy_by_class(results.pop("confusion"), data.class_names)
     return results
 

@@ -66,9 +66,7 @@ def probe(
 
     enable_compilation_cache()
     simulate_devices()
-    if val_fraction is None:
-        val_fraction = held_out_fraction(read_folder_config(model_dir))
-    data = open_data(data_spec, val_fraction, split)
+    data = open_data(data_spec, held_out_fraction(read_folder_config(model_dir), val_fraction), split)
     if data.train[0][2] == data.validation[0][2]:
         raise UserError(f"{data_spec} has no training part beside its validation part: a probe needs both")
     model, variables = load_model(model_dir)
