@@ -43,11 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         features.append(result)
     if not features:
         raise UserError(f"none of the {len(paths)} images can be read, and {options.out} is not written: name others")
-    with replacing_file(options.out) as draft, draft.open("wb") as file:
-        np.savez(file, names=np.array(names), features=np.stack(features))
+    _write(options.out, names, features)
     shape = " x ".join(map(str, features[0].shape))
     print(f"{options.out}: {len(names):,} of {len(paths):,} images, {shape} features of each")
     return 0 if len(names) == len(paths) else 1
+
+
+def _write(out: Path, names: list[str], features: list[np.ndarray]) -> None:
+    try:
+        with replacing_file(out) as draft, draft.open("wb") as file:
+            np.savez(file, names=np.array(names), features=np.stack(features))
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror or error}): choose another place") from error
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
