@@ -157,10 +157,13 @@ def test_heat_maps_of_many_images_show_any_class_and_level(model_dir, capsys):
     for path, index in zip(paths, best, strict=True):
         np.testing.assert_array_equal(Image.open(f"best/{path}"), shown(model_dir, path, index, 3))
 
-    other = (best[0] + 1) % 3
+    other = (best[0] + 1) % 3  # At level 0: the last level's map is a single place here, and all classes look alike.
+    expected = shown(model_dir, paths[0], other, 0)
+    assert (expected != shown(model_dir, paths[0], best[0], 0)).any()
     for named in (["cat", "dog", "eel"][other], str(other)):
-        assert run(capsys, model_dir, paths[0], "--heatmap", "x.png", "--heatmap-class", named)[0] == 0
-        np.testing.assert_array_equal(Image.open("x.png"), shown(model_dir, paths[0], other, 3))
+        arguments = ("--heatmap", "x.png", "--heatmap-class", named, "--heatmap-level", "0")
+        assert run(capsys, model_dir, paths[0], *arguments)[0] == 0
+        np.testing.assert_array_equal(Image.open("x.png"), expected)
     assert run(capsys, model_dir, *paths[:2], "--heatmap", "fine", "--heatmap-level", "0")[0] == 0
     for path, index in zip(paths[:2], best[:2], strict=True):
         np.testing.assert_array_equal(Image.open(f"fine/{Path(path).name}"), shown(model_dir, path, index, 0))
@@ -192,7 +195,8 @@ def test_classes_of_imagenet_have_their_wordnet_ids(tmp_path, capsys):
     ids = wordnet_ids(imagenet_classes())
     assert [entry["wordnet_id"] for entry in line["predictions"]] == [ids[e["index"]] for e in line["predictions"]]
     assert len(line["predictions"]) == 1000
-    main(["imagenet", path, "--csv", "--top-k", "1", "--heatmap", "x.png", "--heatmap-class", "n02123045"])
+    heat_map = ("--heatmap", "x.png", "--heatmap-class", "n02123045", "--heatmap-level", "0")
+    main(["imagenet", path, "--csv", "--top-k", "1", *heat_map])
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert row["wordnet_id"] == line["predictions"][0]["wordnet_id"]
-    np.testing.assert_array_equal(Image.open("x.png"), shown("imagenet", path, 281, 3))
+    np.testing.assert_array_equal(Image.open("x.png"), shown("imagenet", path, 281, 0))
