@@ -6,10 +6,19 @@ One process at a time may write to a path: drafts have fixed names, so that thos
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from etils import epath
 
+from gcvit_flax.errors import UserError
 from gcvit_flax.storage import is_remote
+
+
+def check_replaceable(path: Path, what: str) -> None:
+    """Raises UserError unless a file on disk can be written at `path`: to be called before the computation."""
+    taken = path.is_dir() or (path.exists() and not os.access(path, os.W_OK))
+    if taken or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path} cannot be written: name {what} in a folder that exists and that you may write to")
 
 
 @contextlib.contextmanager

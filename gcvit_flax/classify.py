@@ -1,4 +1,4 @@
-"""Classifies image files: paths in, the best classes out, in batches."""
+"""A network applied to image files, in batches: paths in, the best classes or other outputs out."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from gcvit_flax.data.crops import evaluation_crop, whole_image
 from gcvit_flax.data.decode import decode
 from gcvit_flax.data.preprocess import normalize
 from gcvit_flax.errors import UserError
-from gcvit_flax.weights.classes import best_classes
+from gcvit_flax.weights.classes import best_classes, wordnet_ids
 
 if TYPE_CHECKING:  # JAX is slow to import, and a program's help needs none.
     from gcvit_flax.inference import Predictor
@@ -30,25 +30,41 @@ def predict(
 ) -> Iterator[tuple[str, list[dict[str, Any]] | UserError]]:
     """Yields each path with its `top_k` classes, best first, as {"class", "index", "probability"}.
 
-    A file that cannot be read comes with the error instead. Paths keep their order and are read a batch at a time. With
-    `whole`, for models with `pad_to_windows`, the network sees the whole image (`whole_image`); one program is compiled
-    for each shape.
+    Classes of ImageNet-1k also have their "wordnet_id". A file that cannot be read comes with the error instead. With
+    `whole`, for models with `pad_to_windows`, the network sees the whole image (`whole_image`).
 
     Raises:
       UserError: (a ValueError) a model whose outputs are not finite.
     """
     from gcvit_flax.inference import Predictor
 
-    predictor = Predictor(model, variables)
+    ids = wordnet_ids(names)
+    outputs = apply_to_files(Predictor(model, variables), model.preprocessing, paths, batch_size, whole)
+    for path, logits in outputs:
+        yield path, logits if isinstance(logits, UserError) else _best(logits, names, ids, top_k)
+
+
+def apply_to_files(
+    predictor: "Predictor",
+    preprocessing: Preprocessing,
+    paths: Sequence[str],
+    batch_size: int = 16,
+    whole: bool = False,
+) -> Iterator[tuple[str, np.ndarray | UserError]]:
+    """Yields each path with the predictor's output for its image, or with the error if it cannot be read.
+
+    Paths keep their order and are read a batch at a time. One program is compiled for each shape, of which `whole`
+    images have up to five.
+    """
     at_a_time = max(batch_size, _WHOLE_IMAGES_AT_A_TIME) if whole else batch_size
     for start in range(0, len(paths), at_a_time):
         chunk = paths[start : start + at_a_time]
-        images = [_read(path, model.preprocessing, whole) for path in chunk]
+        images = [_read(path, preprocessing, whole) for path in chunk]
         readable = [image for image in images if not isinstance(image, UserError)]
         shrink = len(paths) <= at_a_time
-        logits = iter(_logits(predictor, model.preprocessing, readable, batch_size, shrink=shrink))
+        outputs = iter(_outputs(predictor, preprocessing, readable, batch_size, shrink=shrink))
         for path, image in zip(chunk, images, strict=True):
-            yield path, image if isinstance(image, UserError) else _best(next(logits), names, top_k)
+            yield path, image if isinstance(image, UserError) else next(outputs)
 
 
 def _read(path: str, preprocessing: Preprocessing, whole: bool) -> np.ndarray | UserError:
@@ -64,15 +80,15 @@ def _read(path: str, preprocessing: Preprocessing, whole: bool) -> np.ndarray | 
     return evaluation_crop(image, whole_image(image, preprocessing) if whole else preprocessing)
 
 
-def _logits(
+def _outputs(
     predictor: "Predictor", preprocessing: Preprocessing, images: list[np.ndarray], batch_size: int, *, shrink: bool
 ) -> list[np.ndarray]:
-    """The logits (classes,) of each image, computed in padded batches of one size, so that each shape compiles once.
+    """The predictor's output for each image, computed in padded batches of one size, so that each shape compiles once.
 
     `shrink` is for when no more images follow: a batch is then no larger than the power of two that holds the images of
     its shape. There are few such sizes, so the compilation cache soon has them.
     """
-    logits: dict[int, np.ndarray] = {}
+    outputs: dict[int, np.ndarray] = {}
     for shape in {image.shape for image in images}:
         same = [index for index, image in enumerate(images) if image.shape == shape]
         size = min(batch_size, 1 << (len(same) - 1).bit_length()) if shrink else batch_size
@@ -81,12 +97,16 @@ def _logits(
             padded = np.zeros((size, *shape), np.uint8)
             padded[: len(batch)] = [images[index] for index in batch]
             rows = np.asarray(predictor(normalize(padded, preprocessing)))
-            logits |= zip(batch, rows, strict=False)  # Leaves out the rows of the padding.
-    return [logits[index] for index in range(len(images))]
+            outputs |= zip(batch, rows, strict=False)  # Leaves out the rows of the padding.
+    return [outputs[index] for index in range(len(images))]
 
 
-def _best(logits: np.ndarray, names: Sequence[str], top_k: int) -> list[dict[str, Any]]:
+def _best(logits: np.ndarray, names: Sequence[str], ids: Sequence[str] | None, top_k: int) -> list[dict[str, Any]]:
     if not np.isfinite(logits).all():
         raise UserError("the model's outputs are not finite: its parameters are damaged, train or convert it again")
     best = best_classes(logits, top_k)
-    return [{"class": names[index], "index": index, "probability": probability} for index, probability in best]
+    return [
+        {"class": names[index], "index": index, "probability": probability}
+        | ({"wordnet_id": ids[index]} if ids else {})
+        for index, probability in best
+    ]

@@ -1,5 +1,6 @@
-"""Shared by all command lines: exit statuses, the program's name, and libraries that may be missing."""
+"""Shared by all command lines: exit statuses, options, the program's name, and libraries that may be missing."""
 
+import argparse
 import contextlib
 import io
 import os
@@ -77,3 +78,36 @@ def program_name(default: str) -> str:
     """The name of the running program in usage and help: the console script's, or `default`."""
     name = Path(sys.argv[0]).name.removesuffix(".exe")
     return name if name.startswith("gcvit-") else default
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Adds the model folder and the images that a program applies it to."""
+    parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
+    parser.add_argument(
+        "inputs",
+        metavar="INPUT",
+        nargs="+",
+        help="image files, folders (all images below), quoted patterns such as 'photos/**/*.jpg', or - to read paths "
+        "from standard input, one per line",
+    )
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of programs that read a data set: --data, --split, --val-fraction, --batch-size and so on."""
+    parser.add_argument("--data", required=True, help="digits, folder:PATH or tfds:NAME")
+    parser.add_argument("--split", help="part to evaluate on (default: val, else test, else the held-out fraction)")
+    parser.add_argument(
+        "--val-fraction",
+        type=float,
+        help="share to hold out if there is no such part (default: as in training, or .1)",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="images at a time, over all devices")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode images; 0 uses threads")
+    parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be read")
+
+
+def check_minimum(parser: argparse.ArgumentParser, options: argparse.Namespace, **least: int) -> None:
+    """Ends the program with a usage error if an option is lower than its value in `least`."""
+    for name, minimum in least.items():
+        if getattr(options, name) < minimum:
+            parser.error(f"--{name.replace('_', '-')} must be at least {minimum}, got {getattr(options, name)}")

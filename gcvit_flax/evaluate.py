@@ -5,17 +5,16 @@ import dataclasses
 import json
 import logging
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gcvit_flax.cli import program_name, run_cli
+from gcvit_flax.cli import add_data_options, check_minimum, program_name, run_cli
 from gcvit_flax.errors import UserError
 from gcvit_flax.visualize.png import check_writable
-from gcvit_flax.weights.classes import imagenet_classes
+from gcvit_flax.weights.classes import match_classes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,26 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=program_name("python -m gcvit_flax.evaluate"), description=__doc__)
     parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
-    parser.add_argument("--data", required=True, help="digits, folder:PATH or tfds:NAME")
-    parser.add_argument("--split", help="part to evaluate on (default: val, else test, else the held-out fraction)")
-    parser.add_argument(
-        "--val-fraction",
-        type=float,
-        help="share to hold out if there is no such part (default: as in training, or .1)",
-    )
-    parser.add_argument("--batch-size", type=int, default=32, help="images at a time, over all devices")
+    add_data_options(parser)
     parser.add_argument("--devices", type=int, help="devices to use (default: all that divide the batch)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode images; 0 uses threads")
-    parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be read")
     parser.add_argument("--confusion", metavar="OUT.png", type=Path, help="draw the confusion matrix")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object; with --confusion it has each class's accuracy"
     )
     options = parser.parse_args(arguments)
-    if options.batch_size < 1:
-        parser.error(f"--batch-size must be at least 1, got {options.batch_size}")
-    if options.workers < 0:
-        parser.error(f"--workers must be at least 0, got {options.workers}")
+    check_minimum(parser, options, batch_size=1, workers=0)
     return options
 
 
@@ -76,7 +63,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates a model on a data set: mean loss, top-1 and top-5 accuracy (0..1), count, skipped, preprocessing.
 
-    The confusion matrix is drawn into the PNG file `confusion`, and then "classes" has each class's top1 and count.
+    Data with some of the model's classes (`match_classes`) is evaluated on their logits alone, "evaluated_classes" of
+    "model_classes". The confusion matrix is drawn into the PNG file `confusion`, and then "classes" has each class's
+    top1 and count.
 
     Raises:
       UserError: (a ValueError) a folder or data that cannot be opened, classes that do not fit the model's, a model
@@ -91,7 +80,7 @@ def evaluate(
     from gcvit_flax.training.pmapped import replicate
     from gcvit_flax.training.steps import make_eval_step
     from gcvit_flax.visualize.confusion import draw_confusion
-    from gcvit_flax.weights.folder_config import class_names, read_folder_config
+    from gcvit_flax.weights.folder_config import class_names, held_out_fraction, read_folder_config
     from gcvit_flax.weights.model_folder import load_model
 
     enable_compilation_cache()
@@ -100,47 +89,25 @@ def evaluate(
     if confusion is not None:
         check_writable(confusion)
     folder_config = read_folder_config(model_dir)
-    if val_fraction is None:  # The training run's own: another could hold out images that were trained on.
-        val_fraction = (folder_config["provenance"] or {}).get("val_fraction", 0.1)
-    data = open_data(data_spec, val_fraction, split)
+    data = open_data(data_spec, held_out_fraction(folder_config, val_fraction), split)
     model, variables = load_model(model_dir)
-    _check_classes(data.class_names, folder_config["class_names"], model.config.num_classes)
-    step = make_eval_step(model, chosen, confusion=confusion is not None)
-    evaluated = {"model": replicate(variables["params"], chosen)}
-    where = (data.validation, model.preprocessing, batch_size, chosen)
+    classes = match_classes(data.class_names, folder_config["class_names"], model.config.num_classes)
+    step = make_eval_step(model, chosen, confusion=confusion is not None, classes=classes)
+    what = {"model": replicate(variables["params"], chosen)}, data.validation, model.preprocessing, batch_size, chosen
     # The model's accuracy, not that of products in bfloat16 or TF32, the defaults of TPUs and GPUs for float32.
     with jax.default_matmul_precision("highest"):
-        results = run_evaluation(step, evaluated, *where, skip_corrupt=skip_corrupt, workers=workers)["model"]
+        results = run_evaluation(step, *what, skip_corrupt=skip_corrupt, workers=workers)["model"]
     if not math.isfinite(results["loss"]):
         raise UserError(f"{model_dir} gives a loss of {results['loss']}: its parameters are damaged, train it again")
     results["skipped"] = len(data.validation) - results["count"]
+    results["model_classes"] = model.config.num_classes
+    results["evaluated_classes"] = model.config.num_classes if classes is None else len(classes)
     results["preprocessing"] = dataclasses.asdict(model.preprocessing)
     if confusion is not None:
-        names = [*data.class_names, *class_names(folder_config)[len(data.class_names) :]]
-        title = f"top-1 {results['top1']:.2%} of {results['count']:,} images"
-        draw_confusion(results["confusion"], names, title, confusion)
+        names = [*data.class_names, *class_names(folder_config)[len(data.class_names) : results["evaluated_classes"]]]
+        draw_confusion(results["confusion"], names, "top-1 {top1:.2%} of {count:,} images".format(**results), confusion)
         results["classes"] = _accuracy_by_class(results.pop("confusion"), data.class_names)
     return results
-
-
-def _check_classes(data_names: tuple[str, ...], model_names: list[str] | None, num_classes: int) -> None:
-    """Raises UserError if the classes differ: labels are numbers, which both must give the same meaning."""
-    if len(data_names) > num_classes:
-        raise UserError(
-            f"the data has {len(data_names)} classes and the model {num_classes}: evaluate on data of its own"
-        )
-    if model_names == imagenet_classes() and _are_imagenet_ids(data_names):
-        return
-    for name, other in zip(data_names, model_names or (), strict=False):
-        if name != other:
-            raise UserError(
-                f"the data's class {name!r} stands where the model has {other!r}: name and order them alike"
-            )
-
-
-def _are_imagenet_ids(names: tuple[str, ...]) -> bool:
-    """Whether classes are named n01440764 ... like ImageNet's folders, whose sorted order is that of its classes."""
-    return len(names) == 1000 and list(names) == sorted(names) and all(re.fullmatch(r"n\d{8}", n) for n in names)
 
 
 def _accuracy_by_class(counts: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
@@ -158,6 +125,9 @@ def _as_text(results: dict[str, Any]) -> str:
     crop = "whole images squashed" if mode == "squash" else "center crop"
     text = "top-1 {top1:.2%}, top-5 {top5:.2%}, loss {loss:.4f} over {count:,} images".format(**results)
     text += f", {results['skipped']:,} unreadable ones left out" if results["skipped"] else ""
+    if results["evaluated_classes"] < results["model_classes"]:
+        text += "\nclasses: the data's {evaluated_classes:,} of the model's {model_classes:,}, ".format(**results)
+        text += "whose logits alone were compared"
     return text + (
         f"\npreprocessing: {height} x {width} px, {crop}, "
         "crop fraction {crop_fraction:g}, {kernel}, mean {mean}, std {std}".format(**results["preprocessing"])

@@ -1,6 +1,7 @@
 """Classifies images: `python -m gcvit_flax.predict MODEL_DIR INPUT...`."""
 
 import argparse
+import csv
 import io
 import json
 import sys
@@ -12,33 +13,41 @@ from PIL import Image
 from tqdm import tqdm
 
 from gcvit_flax.classify import predict
-from gcvit_flax.cli import program_name, run_cli
+from gcvit_flax.cli import add_inputs, check_minimum, program_name, run_cli
+from gcvit_flax.config import NUM_LEVELS
 from gcvit_flax.data.image_files import find_images
 from gcvit_flax.errors import UserError
-from gcvit_flax.visualize.png import check_writable
+from gcvit_flax.visualize.heat_maps import heat_map_paths, make_folders
+from gcvit_flax.weights.classes import class_index
 
 if TYPE_CHECKING:
     from gcvit_flax.model.gcvit import GCViT
 
+_CSV_COLUMNS = ("image", "rank", "class", "wordnet_id", "index", "probability")
 _WHOLE_HELP = """show the network the whole of each image, squashed to the nearest of five shapes, instead of its center
 crop: for subjects at the edge and for wide or tall photos; the model's accuracy was measured on center crops, which
 also compile one shape instead of up to five"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Predicts and prints a table or JSON lines; an image that cannot be read is reported and the others follow."""
+    """Predicts and prints each result; an image that cannot be read is reported and the others follow."""
     options = _parse(arguments)
     paths = find_images(options.inputs)
-    if options.heatmap:
-        if len(paths) != 1:
-            raise UserError(f"--heatmap draws one image, and the inputs are {len(paths)}: name one")
-        check_writable(options.heatmap)
+    pictures = heat_map_paths(options.heatmap, paths) if options.heatmap else {}
     # Between Pillow's two limits, 90 and 180 megapixels, it warns; above, it refuses.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # File names that are not valid text are printed unchanged.
 
     model, variables, names = open_classifier(options.model, whole=options.whole)
+    chosen = None if options.heatmap_class is None else class_index(options.heatmap_class, names)
+    if pictures:
+        from gcvit_flax.visualize.grad_cam import draw_heat_map  # Slow to import.
+
+        make_folders(pictures.values())
+    show = _as_json if options.json else _as_csv if options.csv else _as_table
+    if options.csv:
+        print(_csv_line(_CSV_COLUMNS))
     failures = 0
     silent = len(paths) <= options.batch_size or not sys.stderr.isatty()
     with tqdm(total=len(paths), unit="image", leave=False, dynamic_ncols=True, disable=silent) as bar:
@@ -47,44 +56,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failures += 1
                 bar.write(f"error: {result}", file=sys.stderr)
             else:
-                bar.write(_as_json(path, result) if options.json else _as_table(path, result), file=sys.stdout)
+                bar.write(show(path, result), file=sys.stdout)
                 sys.stdout.flush()
+                if pictures:
+                    index = result[0]["index"] if chosen is None else chosen
+                    where, level = (path, pictures[path], options.whole), options.heatmap_level
+                    draw_heat_map(model, variables, *where, class_index=index, level=level)
             bar.update()
-    if options.heatmap and not failures:
-        from gcvit_flax.visualize.grad_cam import draw_heat_map
-
-        draw_heat_map(model, variables, paths[0], options.heatmap, options.whole)
     return 1 if failures else 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=program_name("python -m gcvit_flax.predict"), description=__doc__)
-    parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
-    parser.add_argument(
-        "inputs",
-        metavar="INPUT",
-        nargs="+",
-        help="image files, folders (all images below), quoted patterns such as 'photos/**/*.jpg', or - to read paths "
-        "from standard input, one per line",
-    )
+    add_inputs(parser)
     parser.add_argument("--top-k", type=int, default=5, help="classes to name for each image")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per line for each image")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object per line for each image")
+    form.add_argument("--csv", action="store_true", help="print a CSV table: one line for each class of each image")
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time, over all devices")
     parser.add_argument("--whole", action="store_true", help=_WHOLE_HELP)
     parser.add_argument(
         "--heatmap",
-        metavar="OUT.png",
-        help="draw where the network sees the best class of the one image (Grad-CAM)",
+        metavar="OUT",
+        help="draw where the network sees a class (Grad-CAM): OUT.png for a single image, else a folder",
+    )
+    parser.add_argument(
+        "--heatmap-class", metavar="CLASS", help="a name, index or WordNet id (default: each image's best class)"
+    )
+    parser.add_argument(
+        "--heatmap-level",
+        type=int,
+        choices=range(NUM_LEVELS),
+        help="the level whose map is shown (default: the last; others are finer)",
     )
     options = parser.parse_args(arguments)
-    for name in ("top_k", "batch_size"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    check_minimum(parser, options, top_k=1, batch_size=1)
+    if options.heatmap is None and (options.heatmap_class, options.heatmap_level) != (None, None):
+        parser.error("--heatmap-class and --heatmap-level need --heatmap")
     return options
 
 
 def _as_json(path: str, result: list[dict[str, Any]]) -> str:
     return json.dumps({"image": path, "predictions": result})
+
+
+def _as_csv(path: str, result: list[dict[str, Any]]) -> str:
+    rows = ({"image": path, "rank": rank, **entry} for rank, entry in enumerate(result, 1))
+    return "\n".join(_csv_line([row.get(column, "") for column in _CSV_COLUMNS]) for row in rows)
+
+
+def _csv_line(values: Sequence[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(values)
+    return line.getvalue()
 
 
 def _as_table(path: str, result: list[dict[str, Any]]) -> str:

@@ -34,6 +34,20 @@ def evaluate() -> None:
     run_cli(main)
 
 
+def probe() -> None:
+    """gcvit-probe: python -m gcvit_flax.probe."""
+    from gcvit_flax.probe import main
+
+    run_cli(main)
+
+
+def embed() -> None:
+    """gcvit-embed: python -m gcvit_flax.embed."""
+    from gcvit_flax.embed import main
+
+    run_cli(main)
+
+
 def export() -> None:
     """gcvit-export: python -m gcvit_flax.export."""
     from gcvit_flax.export import main

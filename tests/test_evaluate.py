@@ -13,7 +13,7 @@ import gcvit_flax
 from gcvit_flax import devices, evaluate
 from gcvit_flax.errors import UserError
 from gcvit_flax.training import evaluation
-from gcvit_flax.weights.classes import imagenet_classes
+from gcvit_flax.weights.classes import imagenet_classes, wordnet_ids
 
 CLASSES = ("blue_things", "green_things", "red_things")
 
@@ -106,16 +106,13 @@ def test_mistakes_are_reported_before_the_evaluation(model_dir, photos, tmp_path
     monkeypatch.setattr(evaluation, "run_evaluation", None)
     shutil.copytree(photos / "val", tmp_path / "renamed")
     (tmp_path / "renamed" / "red_things").rename(tmp_path / "renamed" / "roses")
-    shutil.copytree(photos / "val", tmp_path / "fewer")
-    shutil.rmtree(tmp_path / "fewer" / "blue_things")
     data = ("--data", f"folder:{photos}")
     for arguments, expected in {
         (*data, "--confusion", "/no/such/folder/out.png"): "/no/such/folder/out.png cannot be written",
         (*data, "--confusion", "out.jpg"): "a picture's name must end in .png, got out.jpg",
         (*data, "--devices", "3"): "3",
         (*data, "--batch-size", "3", "--devices", "2"): "does not divide over 2 devices",
-        ("--data", f"folder:{tmp_path / 'renamed'}"): "'roses' stands where the model has 'red_things'",
-        ("--data", f"folder:{tmp_path / 'fewer'}"): "'green_things' stands where the model has 'blue_things'",
+        ("--data", f"folder:{tmp_path / 'renamed'}"): "the data's class 'roses' is not among the model's 3",
         ("--data", "digits"): "the data has 10 classes and the model 3",
     }.items():
         with pytest.raises(UserError, match=expected):
@@ -142,9 +139,61 @@ def evaluate_source(root):
     return open_data(f"folder:{root}", split="val").validation
 
 
-def test_imagenet_by_its_folder_names_fits_its_models_alone():
-    folders = tuple(f"n{number:08d}" for number in range(1_440_764, 1_441_764))
-    evaluate._check_classes(folders, imagenet_classes(), 1000)
-    for folders_then, names in ((folders, [f"c{i}" for i in range(1000)]), (folders[::-1], imagenet_classes())):
-        with pytest.raises(ValueError, match="stands where the model has"):
-            evaluate._check_classes(folders_then, names, 1000)
+@pytest.fixture(scope="module")
+def imagenet_dir(tmp_path_factory):
+    """A model of ImageNet's classes that predicts different ones."""
+    model = gcvit_flax.create_model(TINY, num_classes=1000)
+    params = gcvit_flax.init_params(model, jax.random.key(0))
+    params["head"]["kernel"] *= 20.0
+    folder = tmp_path_factory.mktemp("imagenet") / "tiny"
+    gcvit_flax.save_model(folder, model, {"params": params}, class_names=imagenet_classes())
+    return folder
+
+
+@pytest.fixture
+def named(photos, tmp_path):
+    """Makes a data set of the photos' three validation classes, with other names."""
+
+    def make(*names: str):
+        for name, other in zip(CLASSES, names, strict=True):
+            shutil.copytree(photos / "val" / name, tmp_path / "named" / "val" / other)
+        return tmp_path / "named"
+
+    return make
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+def test_a_subset_of_imagenet_is_evaluated_on_its_own_logits(imagenet_dir, named, tmp_path, capsys, by_id):
+    indices = [281, 0, 999]  # In another order than that of the data's sorted names.
+    names = wordnet_ids(imagenet_classes()) if by_id else imagenet_classes()
+    data = named(*(names[index] for index in indices))
+    arguments = (imagenet_dir, "--data", f"folder:{data}")
+    picture = tmp_path / "confusion.png"
+    results = json.loads(run(capsys, *arguments, "--json", "--confusion", picture))
+
+    model, variables = gcvit_flax.load_model(imagenet_dir)
+    paths = sorted(data.glob("val/*/*.jpg"))
+    chosen = np.array([names.index(name) for name in sorted(names[index] for index in indices)])
+    labels = np.array([np.flatnonzero(chosen == names.index(path.parent.name))[0] for path in paths])
+    logits = jax.jit(model.apply)(variables, gcvit_flax.preprocess(paths, model))[:, chosen]
+    log_probabilities = np.asarray(jax.nn.log_softmax(logits))
+    assert results["loss"] == pytest.approx(-log_probabilities[np.arange(9), labels].mean(), rel=1e-4)
+    assert results["top1"] == (log_probabilities.argmax(-1) == labels).mean() and results["top5"] == 1.0
+    assert (results["evaluated_classes"], results["model_classes"], results["count"]) == (3, 1000, 9)
+    assert {*results["classes"]} == {names[index] for index in indices} and picture.exists()
+    assert "\nclasses: the data's 3 of the model's 1,000, whose logits alone were compared\n" in run(capsys, *arguments)
+
+
+def test_some_of_a_models_classes_are_evaluated_on_their_own_logits(model_dir, photos, tmp_path, capsys):
+    shutil.copytree(photos / "val", tmp_path / "fewer")
+    shutil.rmtree(tmp_path / "fewer" / "blue_things")
+    fewer = json.loads(run(capsys, model_dir, "--data", f"folder:{tmp_path}", "--split", "fewer", "--json"))
+    assert (fewer["evaluated_classes"], fewer["model_classes"], fewer["count"]) == (2, 3, 6)
+    every = run(capsys, model_dir, "--data", f"folder:{photos}")
+    assert "classes:" not in every
+
+
+def test_folders_of_no_class_are_one_sentence(imagenet_dir, named, capsys):
+    data = named("n01440764", "n01443537", "roses")
+    with pytest.raises(UserError, match="the data's class 'roses' is not among the model's 1000: expected names like"):
+        run(capsys, imagenet_dir, "--data", f"folder:{data}")

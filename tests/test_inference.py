@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 import pytest
-from small import TINY
+from small import TINY, random_variables
 
 import gcvit_flax
 from gcvit_flax import inference
@@ -21,3 +21,13 @@ def test_predictor_gives_the_models_logits_in_the_images_order(batch, monkeypatc
     assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
     assert len(logits.sharding.device_set) == len(predictor.devices(batch)) == (2 if batch == 8 else 1)
     assert batch == 1 or np.abs(expected[0] - expected[1]).max() > 1e-2 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("method", ["embed", lambda network, images: network.features(images)[1]])
+def test_predictor_gives_other_outputs_too(method, monkeypatch):
+    monkeypatch.setattr(inference, "_PIXELS_AT_A_TIME", 2 * 32 * 32)
+    model, variables = gcvit_flax.create_model(TINY), random_variables(TINY)
+    images = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype(np.float32)
+    found = gcvit_flax.Predictor(model, variables, method)(images)
+    expected = jax.jit(lambda images: model.apply(variables, images, method=method))(images)
+    assert found.shape == expected.shape and np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()

@@ -22,6 +22,8 @@ PROGRAMS = {
     "gcvit-convert": "convert_keras_weights.py",
     "gcvit-predict": "gcvit_flax.predict",
     "gcvit-evaluate": "gcvit_flax.evaluate",
+    "gcvit-probe": "gcvit_flax.probe",
+    "gcvit-embed": "gcvit_flax.embed",
     "gcvit-export": "gcvit_flax.export",
     "gcvit-attention-maps": "gcvit_flax.attention_maps",
     "gcvit-plan": "gcvit_flax.plan",
@@ -61,7 +63,7 @@ def test_every_program_has_a_console_script():
 def test_console_scripts_are_the_same_programs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     mistakes = [["nowhere", "out"], ["--frobnicate"]] if name != "gcvit-train" else [["digit"], ["--frobnicate"]]
-    mistakes += [["nowhere", "--data", "digits"]] if name == "gcvit-evaluate" else []
+    mistakes += [["nowhere", "--data", "digits"]] if name in ("gcvit-evaluate", "gcvit-probe") else []
     for arguments, statuses in ([["--help"], (0,)], *([mistake, (1, 2)] for mistake in mistakes)):
         actual = ran(console_script(name), name, arguments, monkeypatch, capsys)
         program = functools.partial(original, PROGRAMS[name])

@@ -1,6 +1,10 @@
 """gcvit_flax.predict: what the network sees of each image, and the order of the results."""
 
+import csv
+import io
 import json
+import os
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,6 +18,8 @@ from gcvit_flax.data import crops
 from gcvit_flax.data.decode import decode
 from gcvit_flax.data.preprocess import normalize
 from gcvit_flax.predict import main, predict
+from gcvit_flax.visualize.overlay import overlay
+from gcvit_flax.weights.classes import imagenet_classes, wordnet_ids
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +111,7 @@ def test_a_heat_map_is_drawn_for_one_image_and_checked_before_the_work(model_dir
     assert Image.open("seen.png").size == (50, 34)
     monkeypatch.setattr("gcvit_flax.predict.open_classifier", lambda *_, **__: pytest.fail("this comes too late"))
     for arguments, message in (
-        ((path, other, "--heatmap", "x.png"), "draws one image, and the inputs are 2"),
+        ((path, other, "--heatmap", "x.png"), "x.png is a single picture, and the inputs are 2 images: name a folder"),
         ((path, "--heatmap", "seen.jpg"), "a picture's name must end in .png, got seen.jpg"),
         ((path, "--heatmap", "nowhere/x.png"), "nowhere/x.png cannot be written: name a picture in a folder"),
     ):
@@ -114,6 +120,10 @@ def test_a_heat_map_is_drawn_for_one_image_and_checked_before_the_work(model_dir
     for arguments, message in (
         (("--top-k", "0"), "--top-k must be at least 1, got 0"),
         (("--batch-size", "-3"), "--batch-size must be at least 1, got -3"),
+        (("--heatmap-class", "cat"), "--heatmap-class and --heatmap-level need --heatmap"),
+        (("--heatmap-level", "0"), "--heatmap-class and --heatmap-level need --heatmap"),
+        (("--heatmap", "x.png", "--heatmap-level", "4"), "invalid choice: 4"),
+        (("--json", "--csv"), "argument --csv: not allowed with argument --json"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main([model_dir, path, *arguments])
@@ -125,3 +135,68 @@ def test_outputs_that_are_not_finite_are_reported(model_dir):
     variables["params"]["head"]["bias"] = np.full(3, np.nan, np.float32)
     with pytest.raises(gcvit_flax.UserError, match="outputs are not finite"):
         list(predict(model, variables, "abc", [draw("a.png", 32, 32)]))
+
+
+def shown(model_dir, path: str, named: int, level: int) -> np.ndarray:
+    """The picture of a class's Grad-CAM, from the library."""
+    model, variables = gcvit_flax.load_model(model_dir)
+    evidence = gcvit_flax.grad_cam(model, variables, gcvit_flax.preprocess(path, model), [named], level)[0]
+    return overlay(Image.open(path), evidence, crops.crop_box(Image.open(path), model.preprocessing))
+
+
+def test_heat_maps_of_many_images_show_any_class_and_level(model_dir, capsys):
+    for name in ("red", "blue"):
+        os.mkdir(name)
+    paths = [draw("red/1.png", 50, 34, 0), draw("red/2.png", 40, 40, 1), draw("blue/1.png", 34, 60, 2)]
+    with open("red/3.jpg", "w") as file:
+        file.write("not a picture")
+    status, lines, errors = run(capsys, model_dir, "red", "blue", "--heatmap", "best")
+    assert status == 1 and errors.count("\n") == 1 and "red/3.jpg" in errors
+    best = [line["predictions"][0]["index"] for line in lines]
+    assert sorted(map(str, Path("best").rglob("*.png"))) == ["best/blue/1.png", "best/red/1.png", "best/red/2.png"]
+    for path, index in zip(paths, best, strict=True):
+        np.testing.assert_array_equal(Image.open(f"best/{path}"), shown(model_dir, path, index, 3))
+
+    other = (best[0] + 1) % 3  # At level 0: the last level's map is a single place here, and all classes look alike.
+    expected = shown(model_dir, paths[0], other, 0)
+    assert (expected != shown(model_dir, paths[0], best[0], 0)).any()
+    for named in (["cat", "dog", "eel"][other], str(other)):
+        arguments = ("--heatmap", "x.png", "--heatmap-class", named, "--heatmap-level", "0")
+        assert run(capsys, model_dir, paths[0], *arguments)[0] == 0
+        np.testing.assert_array_equal(Image.open("x.png"), expected)
+    assert run(capsys, model_dir, *paths[:2], "--heatmap", "fine", "--heatmap-level", "0")[0] == 0
+    for path, index in zip(paths[:2], best[:2], strict=True):
+        np.testing.assert_array_equal(Image.open(f"fine/{Path(path).name}"), shown(model_dir, path, index, 0))
+    with pytest.raises(gcvit_flax.UserError, match=r"the model has no class 'cow': .* 0 to 2 or a name such as"):
+        main([model_dir, paths[0], "--heatmap", "y.png", "--heatmap-class", "cow"])
+    assert not os.path.exists("y.png")
+
+
+def test_a_csv_table_has_a_line_for_each_class_of_each_image(model_dir, capsys):
+    paths = [draw('a, "b".png', 32, 40, 0), draw("c.png", 40, 40, 1)]
+    assert main([model_dir, *paths, "--csv", "--top-k", "2"]) == 0
+    rows = [*csv.DictReader(io.StringIO(capsys.readouterr().out))]
+    _, lines, _ = run(capsys, model_dir, *paths, "--top-k", "2")
+    expected = [
+        (line["image"], str(rank), entry["class"], "", str(entry["index"]), str(entry["probability"]))
+        for line in lines
+        for rank, entry in enumerate(line["predictions"], 1)
+    ]
+    assert [*rows[0]] == ["image", "rank", "class", "wordnet_id", "index", "probability"]
+    assert [tuple(row.values()) for row in rows] == expected and len(rows) == 4
+
+
+def test_classes_of_imagenet_have_their_wordnet_ids(tmp_path, capsys):
+    model = gcvit_flax.create_model(TINY, num_classes=1000)
+    params = gcvit_flax.init_params(model, jax.random.key(0))
+    gcvit_flax.save_model("imagenet", model, {"params": params}, class_names=imagenet_classes())
+    path = draw("a.png", 32, 32)
+    _, (line,), _ = run(capsys, "imagenet", path, "--top-k", "1000")
+    ids = wordnet_ids(imagenet_classes())
+    assert [entry["wordnet_id"] for entry in line["predictions"]] == [ids[e["index"]] for e in line["predictions"]]
+    assert len(line["predictions"]) == 1000
+    heat_map = ("--heatmap", "x.png", "--heatmap-class", "n02123045", "--heatmap-level", "0")
+    main(["imagenet", path, "--csv", "--top-k", "1", *heat_map])
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert row["wordnet_id"] == line["predictions"][0]["wordnet_id"]
+    np.testing.assert_array_equal(Image.open("x.png"), shown("imagenet", path, 281, 0))

@@ -18,7 +18,17 @@ ROOMS = {
     "base": ("atomic", "cli", "config", "devices", "errors", "references", "storage", "variants"),
     "inference": ("inference",),
     "tasks": ("classify", "export_stablehlo"),
-    "programs": ("attention_maps", "convert_weights", "evaluate", "export", "plan", "predict", "train"),
+    "programs": (
+        "attention_maps",
+        "convert_weights",
+        "embed",
+        "evaluate",
+        "export",
+        "plan",
+        "predict",
+        "probe",
+        "train",
+    ),
     "scripts": ("scripts",),
 }
 
@@ -31,9 +41,13 @@ ALLOWED = {
     "visualize": ("base", "data", "model"),
     "weights": ("base", "data", "model"),
     "tasks": ("base", "data", "model", "inference", "weights"),
+    "features": ("base", "data", "model", "inference"),
     "training": ("base", "data", "model", "inference", "weights"),
     "planning": ("base", "data", "model", "training"),
-    "programs": ("base", "data", "model", "visualize", "weights", "tasks", "training", "planning"),
+    "programs": (
+        *("base", "data", "model", "inference", "visualize"),
+        *("weights", "tasks", "features", "training", "planning"),
+    ),
     "scripts": ("base", "programs"),
 }
 

@@ -64,7 +64,7 @@ def images_below(folder: str, above: frozenset[tuple[int, int]] = frozenset()) -
             continue
         if _is_folder(entry):
             yield from (f"{entry.name}/{path}" for path in images_below(entry.path, above | {identity}))
-        elif _is_image_name(entry.name):
+        elif is_image_name(entry.name):
             yield entry.name
 
 
@@ -73,7 +73,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
-def _is_image_name(name: str) -> bool:
+def is_image_name(name: str) -> bool:
     """Whether a file's name has the extension of a format that Pillow can read."""
     return os.path.splitext(name)[1].lower() in _extensions()
 

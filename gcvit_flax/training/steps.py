@@ -135,15 +135,20 @@ def _update(state: TrainState, grads: Params, learning_rate: jax.Array, ema_deca
     return state
 
 
-def make_eval_step(model: GCViT, devices: list[jax.Device], confusion: bool = False) -> PmappedFunction:
+def make_eval_step(
+    model: GCViT, devices: list[jax.Device], confusion: bool = False, classes: np.ndarray | None = None
+) -> PmappedFunction:
     """A pmapped (params, batch) -> sums over the unmasked examples: loss, top1, top5 and count.
 
-    With `confusion`, also the confusion matrix, int32 (classes, classes): rows are true classes, columns predictions.
+    Labels are positions in `classes` (n,), the model's indices, whose logits alone are compared; by default all. With
+    `confusion`, also the confusion matrix, int32 (classes, classes): rows are true classes, columns predictions.
     """
 
     def eval_step(params: Params, batch: Batch) -> dict[str, jax.Array]:
         images = normalize(batch["image"], model.preprocessing)
         logits = apply_in_parts(model, {"params": params}, images, devices[0])
+        if classes is not None:
+            logits = logits[:, classes]
         mask, labels = batch["mask"], batch["label"]
         sums = {
             "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels) * mask,

@@ -1,19 +1,22 @@
 """Grad-CAM (Selvaraju et al., 2017): where in an image the network sees a class."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gcvit_flax.config import NUM_LEVELS, level_grids
 from gcvit_flax.data.crops import crop_box, evaluation_crop, whole_image
 from gcvit_flax.data.decode import decode
 from gcvit_flax.data.preprocess import normalize
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.visualize.attention_weights import select
 from gcvit_flax.visualize.overlay import overlay
 from gcvit_flax.visualize.png import write_png
 
@@ -25,59 +28,83 @@ def grad_cam(
     variables: dict[str, Any],
     images: np.ndarray | jax.Array,
     classes: Sequence[int] | np.ndarray | None = None,
+    level: int = NUM_LEVELS - 1,
 ) -> np.ndarray:
-    """The evidence at each position for each image's class, float32 (B, H/32, W/32).
+    """The evidence at each position of a level's map for each image's class, float32 (B, H/32, W/32) at the last.
 
     `images` (B, H, W, 3) are normalized, as `preprocess` returns them; `classes` (B,) are by default those of the
-    highest logits. The channels of the last level's map are weighted by the mean gradient of the class's logit and
-    summed; negative values are set to 0 (equations 1 and 2).
+    highest logits. The channels of the map are weighted by the mean gradient of the class's logit and summed; negative
+    values are set to 0 (equations 1 and 2).
 
     Raises:
-      UserError: (a ValueError) a model without a head, or classes that it does not have.
+      UserError: (a ValueError) a model without a head, or a level or classes that it does not have.
     """
+    select("the network", "level", level, NUM_LEVELS)
     count = model.config.num_classes
     if not count:
         raise UserError(
             "Grad-CAM needs the logits of a class, and this model has no head (num_classes is 0): load one with a head"
         )
     if classes is None:
-        return np.asarray(_grad_cam(model, variables, images, np.full(len(images), _BEST)))
+        return np.asarray(_grad_cam(model, variables, images, np.full(len(images), _BEST), level))
     chosen = np.asarray(classes)
     if chosen.shape != (len(images),) or not np.issubdtype(chosen.dtype, np.integer):
         raise UserError(f"classes must be {len(images)} ints, one per image, got {chosen.dtype} {chosen.shape}")
     if chosen.min() < 0 or chosen.max() >= count:
         raise UserError(f"classes must be from 0 to {count - 1}, the model's, got {chosen.tolist()}")
-    return np.asarray(_grad_cam(model, variables, images, chosen))
+    return np.asarray(_grad_cam(model, variables, images, chosen, level))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 4))
 def _grad_cam(
-    model: GCViT, variables: dict[str, Any], images: np.ndarray | jax.Array, classes: np.ndarray | jax.Array
+    model: GCViT, variables: dict[str, Any], images: np.ndarray | jax.Array, classes: np.ndarray | jax.Array, level: int
 ) -> jax.Array:
-    maps: Any = model.apply(variables, images, method="features")
-    last = maps[-1].astype(jnp.float32)  # (B, h, w, C)
+    reader = (
+        ("norm",) if level == NUM_LEVELS - 1 else (f"levels_{level}", "downsample")
+    )  # The module that the map enters.
+    network = model.clone(remat=False)  # Whose modules are not traced apart, so that their inputs can be kept.
 
-    def score(last: jax.Array) -> jax.Array:
-        logits: Any = model.apply(variables, last, method="classify")
+    def score(change: jax.Array) -> tuple[jax.Array, jax.Array]:
+        maps = []
+
+        def add_change(call: Callable, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
+            if context.module.path == reader and context.method_name == "__call__":
+                maps.append(arguments[0])
+                arguments = (arguments[0] + change.astype(arguments[0].dtype),)
+            return call(*arguments, **options)
+
+        with nn.intercept_methods(add_change):
+            logits: Any = network.apply(variables, images)
         chosen = jnp.where(classes == _BEST, logits.argmax(-1), classes)
-        return jnp.take_along_axis(logits, chosen[:, None], axis=-1).sum()  # Each logit depends on its own map alone.
+        # Each logit depends on its own map alone.
+        return jnp.take_along_axis(logits, chosen[:, None], axis=-1).sum(), maps[0].astype(jnp.float32)
 
-    weights = jax.grad(score)(last).mean((1, 2), keepdims=True)
-    return jax.nn.relu((weights * last).sum(-1))
+    grid = level_grids((images.shape[1], images.shape[2]))[level]
+    gradients, values = jax.grad(score, has_aux=True)(jnp.zeros((len(images), *grid, model.config.dims[level])))
+    return jax.nn.relu((gradients.mean((1, 2), keepdims=True) * values).sum(-1))
 
 
 def draw_heat_map(
-    model: GCViT, variables: dict[str, Any], image: str | Path, out: str | Path, whole: bool = False
+    model: GCViT,
+    variables: dict[str, Any],
+    image: str | Path,
+    out: str | Path,
+    whole: bool = False,
+    *,
+    class_index: int | None = None,
+    level: int | None = None,
 ) -> None:
-    """Draws the Grad-CAM of an image's best class over the upright image, into the PNG file `out` of the image's size.
+    """Draws the Grad-CAM of a class, by default the image's best, over the upright image, as large, into the PNG `out`.
 
     With `whole`, for models with `pad_to_windows`, the network sees the whole image (`whole_image`).
 
     Raises:
-      UserError: (a ValueError) an image that cannot be read, a model without a head, or a picture that cannot be
-        written.
+      UserError: (a ValueError) an image that cannot be read, a model without a head or the class, or a picture that
+        cannot be written.
     """
     photo = decode(image)
     preprocessing = whole_image(photo, model.preprocessing) if whole else model.preprocessing
     pixels = normalize(evaluation_crop(photo, preprocessing)[None], preprocessing)
-    write_png(out, overlay(photo, grad_cam(model, variables, pixels)[0], crop_box(photo, preprocessing)))
+    classes = None if class_index is None else [class_index]
+    evidence = grad_cam(model, variables, pixels, classes, NUM_LEVELS - 1 if level is None else level)[0]
+    write_png(out, overlay(photo, evidence, crop_box(photo, preprocessing)))

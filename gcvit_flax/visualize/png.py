@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from gcvit_flax.atomic import replace_bytes
+from gcvit_flax.atomic import check_replaceable, replace_bytes
 from gcvit_flax.errors import UserError
 
 if TYPE_CHECKING:  # Slow to import.
@@ -20,9 +20,7 @@ def check_writable(path: str | os.PathLike) -> None:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise UserError(f"a picture's name must end in .png, got {path}")
-    taken = path.is_dir() or (path.exists() and not os.access(path, os.W_OK))
-    if taken or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path} cannot be written: name a picture in a folder that exists and that you may write to")
+    check_replaceable(path, "a picture")
 
 
 def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:

@@ -153,6 +153,14 @@ def class_names(folder_config: Mapping[str, Any]) -> list[str]:
     return folder_config["class_names"] or [f"class {index}" for index in range(folder_config["config"]["num_classes"])]
 
 
+def held_out_fraction(folder_config: Mapping[str, Any], chosen: float | None) -> float:
+    """The share of the data to hold out: `chosen`, or by default the training run's.
+
+    Another could hold out images that were trained on.
+    """
+    return (folder_config["provenance"] or {}).get("val_fraction", 0.1) if chosen is None else chosen
+
+
 def parse_folder_config(
     folder_config: Mapping[str, Any], config_path: epath.PathLike
 ) -> tuple[GCViTConfig, Preprocessing]:

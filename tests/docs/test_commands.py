@@ -44,6 +44,8 @@ ELSEWHERE = {
     "python -m benchmarks.input_pipeline": "measures for minutes",
     "python -m benchmarks.accelerator": "measures for minutes",
     "python -m gcvit_flax.evaluate gs://": "needs a bucket",
+    "python -m gcvit_flax.evaluate weights/gcvit_xxtiny --data folder:imagenette2-320": "needs Imagenette",
+    "python -m gcvit_flax.evaluate weights/gcvit_xxtiny --data folder:DATA": "needs ImageNet-A",
     "python -m gcvit_flax.plan": "needs libtpu, and minutes",
     "export": "for Cloud TPU",
     "gcloud": "needs Cloud TPU",

@@ -1,10 +1,13 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from small import TINY
 
 import gcvit_flax
+from gcvit_flax.config import level_grids
+from gcvit_flax.model.convs import ReduceSize
 from gcvit_flax.visualize.grad_cam import draw_heat_map, grad_cam
 
 
@@ -53,6 +56,31 @@ def test_grad_cam_is_that_of_finite_differences(network, images):
     np.testing.assert_allclose(grad_cam(model, variables, images), expected[[0, 1], best], atol=1e-4 * expected.max())
 
 
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_evidence_at_lower_levels_is_that_of_the_layers_above(network, images, level):
+    """The rest of the network is put together from its modules, and differentiated with respect to the level's map."""
+    model, variables = network
+    params = variables["params"][f"levels_{level}"]["downsample"]
+    downsample = ReduceSize(TINY.dims[level + 1], jnp.float32)
+
+    def logits(values):
+        x = downsample.apply({"params": params}, values)
+        for number in range(level + 1, 4):
+            features, x = model.apply(
+                variables, x, method=lambda module, x, number=number: module.levels[number](x, None, train=False)
+            )
+        return model.apply(variables, features, method="classify")
+
+    values = jax.jit(lambda images: model.apply(variables, images, method="features")[level])(images)
+    gradients = jax.jit(jax.grad(lambda values: logits(values)[jnp.arange(2), jnp.array([2, 0])].sum()))(values)
+    expected = np.maximum((np.mean(gradients, (1, 2), keepdims=True) * values).sum(-1), 0)
+    assert 0.05 < (expected > 0).mean() < 0.95, "this test sees nothing of the relu"
+    for same in (model, model.clone(remat=True)):
+        found = grad_cam(same, variables, images, [2, 0], level)
+        assert found.shape == (2, *level_grids((96, 64))[level])
+        np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
+
+
 def test_classes_that_the_model_does_not_have_are_refused(network, images):
     model, variables = network
     for classes, message in (
@@ -63,6 +91,8 @@ def test_classes_that_the_model_does_not_have_are_refused(network, images):
     ):
         with pytest.raises(gcvit_flax.UserError, match=message):
             grad_cam(model, variables, images, classes)
+    with pytest.raises(gcvit_flax.UserError, match="the network has no level 4: its levels are 0 to 3"):
+        grad_cam(model, variables, images, level=4)
     headless = gcvit_flax.create_model(TINY, num_classes=0)
     with pytest.raises(gcvit_flax.UserError, match="has no head"):
         grad_cam(headless, variables, images)
