@@ -55,7 +55,9 @@ class TrainingRun:
         start, stopped = int(state.step), False
         if processes.is_first():
             print(describe_run(config, plan, self.data, self.model, self.devices, start), flush=True)
-        train_step = steps.make_train_step(self.model, config, self.devices)
+        train_step = steps.make_train_step(
+            self.model, config, self.devices, mix_off_step=plan.mix_off_step, ema_start_step=plan.ema_start_step
+        )
         key = jax.random.key(config.seed)
         with (
             closing(RunLog(self.workdir, self.model, plan, self.devices, start)) as log,
