@@ -33,7 +33,8 @@ class WandbRun:
         path = workdir / _ID_NAME
         if not path.exists():
             replace_text(path, secrets.token_hex(8))
-        settings = wandb.Settings(console="off")  # Which would wrap stdout and stderr.
+        # Without wrapping stdout and stderr, and without a summary at the end.
+        settings = wandb.Settings(console="off", quiet=True)
         folder = None if is_remote(workdir) else str(workdir)
         try:
             self._run = wandb.init(
