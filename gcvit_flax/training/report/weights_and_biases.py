@@ -48,8 +48,8 @@ class WandbRun:
             )
         except wandb.Error as error:
             raise UserError(
-                f"Weights & Biases cannot be used ({summarize_error(error)}): run wandb login, set WANDB_MODE=offline, "
-                "or leave --wandb out; the same command then resumes the run"
+                f"Weights & Biases cannot be used ({summarize_error(error).rstrip('.')}): run wandb login, set "
+                "WANDB_MODE=offline, or leave --wandb out"
             ) from error
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
