@@ -10,8 +10,8 @@ from gcvit_flax.training.train_config import TrainConfig, TrainOptions
 
 
 @dataclasses.dataclass(frozen=True)
-class PlanOptions(TrainOptions):
-    """The options of train.py and of the plan; the comment above a field is its help."""
+class TargetOptions:
+    """What is planned for; the comment above a field is its help."""
 
     # Devices to compile for: a slice of Cloud TPUs such as v5e:4x8 or v4:2x2x4, or h100, h200 or h100:8.
     topology: str | None = None
@@ -21,6 +21,11 @@ class PlanOptions(TrainOptions):
     largest_batch: bool = True
     # Print one JSON object.
     json: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanOptions(TargetOptions, TrainOptions):
+    """The options of the plan and of train.py."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,9 @@ import optax
 
 
 def update_average(average: Any, params: Any, decay: float, count: jax.Array) -> Any:
-    """The moving average of parameter trees after `count` updates; `params` is the newest."""
+    """The moving average of parameter trees after `count` updates, of which there is at least one; `params` is the
+    newest.
+    """
     return optax.incremental_update(params, average, ema_rate(decay, count))
 
 

@@ -55,7 +55,9 @@ class TrainingRun:
         start, stopped = int(state.step), False
         if processes.is_first():
             print(describe_run(config, plan, self.data, self.model, self.devices, start), flush=True)
-        train_step = steps.make_train_step(self.model, config, self.devices)
+        train_step = steps.make_train_step(
+            self.model, config, self.devices, mix_off_step=plan.mix_off_step, ema_start_step=plan.ema_start_step
+        )
         key = jax.random.key(config.seed)
         with (
             closing(RunLog(self.workdir, self.model, plan, self.devices, start)) as log,
@@ -159,17 +161,18 @@ class TrainingRun:
         if signals.reached():  # Before the evaluation is compiled.
             raise StopRequested
         trees = state.evaluated
-        results = run_evaluation(
-            self.eval_step,
-            trees,
-            self.data.validation,
-            self.model.preprocessing,
-            self.config.global_batch // self.config.accumulation_steps,  # What fits into memory.
-            self.devices,
-            skip_corrupt=self.config.skip_corrupt,
-            workers=self.config.workers,
-            signals=signals,
-        )
+        with log.epoch_clock.evaluating():
+            results = run_evaluation(
+                self.eval_step,
+                trees,
+                self.data.validation,
+                self.model.preprocessing,
+                self.config.global_batch // self.config.accumulation_steps,  # What fits into memory.
+                self.devices,
+                skip_corrupt=self.config.skip_corrupt,
+                workers=self.config.workers,
+                signals=signals,
+            )
         if not all(math.isfinite(r["loss"]) for r in results.values()):
             raise UserError(
                 f"the validation loss after step {step} is not finite: start again, in a new --workdir or with "

@@ -1,13 +1,31 @@
-"""Targets, and which answers are correct: one value per example."""
+"""Targets, losses, and which answers are correct: one value per example."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from gcvit_flax.training.train_config import TrainConfig
 
-def smoothed_targets(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
-    """Probabilities (b, classes) for int labels (b,), a share `smoothing` spread over all classes."""
+
+def unmixed_targets(labels: jax.Array, num_classes: int, config: TrainConfig) -> jax.Array:
+    """Probabilities (b, classes) for int labels (b,), to be mixed for `training_losses`.
+
+    Cross-entropy's are smoothed here; binary cross-entropy's are after mixing.
+    """
+    smoothing = config.label_smoothing if config.loss == "cross_entropy" else 0.0
     return optax.smooth_labels(jax.nn.one_hot(labels, num_classes), smoothing)
+
+
+def training_losses(logits: jax.Array, targets: jax.Array, config: TrainConfig) -> jax.Array:
+    """The loss (b,) of each example, for logits and mixed targets (b, classes).
+
+    Binary cross-entropy is a mean over the classes. Every class that has a share of a mixed image is a target of 1,
+    smoothed (Wightman et al., 2021, ResNet strikes back, section 3).
+    """
+    if config.loss == "cross_entropy":
+        return optax.softmax_cross_entropy(logits, targets)
+    present = optax.smooth_labels((targets > 0).astype(logits.dtype), config.label_smoothing)
+    return optax.sigmoid_binary_cross_entropy(logits, present).mean(-1)
 
 
 def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""AdamW with weight decay on kernels alone, clipped gradients and layer-wise learning rates."""
+"""AdamW, LAMB, Lion or SGD, with weight decay on kernels alone, clipped gradients and layer-wise learning rates."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ Params = Mapping[str, Any]
 
 
 def make_optimizer(config: TrainConfig, params: Params, depths: tuple[int, ...]) -> optax.GradientTransformation:
-    """AdamW with betas .9 and .999 after clipping by the global norm (official recipe), without the learning rate.
+    """`config.optimizer` after clipping by the global norm, without the learning rate; AdamW is the official recipe's.
 
     It acts on trees like `params`. The training step multiplies by the rate, so that one compiled program serves every
     schedule. Parameters whose `learning_rate_scales` are 0 never change and have no moments.
@@ -21,16 +21,28 @@ def make_optimizer(config: TrainConfig, params: Params, depths: tuple[int, ...])
     scales = learning_rate_scales(params, depths, config)
     # Biases, norms, layer scales and bias tables do not decay.
     kernels = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
-    adamw = optax.chain(
+    optimizer = optax.chain(
         _clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        optax.scale_by_adam(eps=config.adam_epsilon),
+        _direction(config),
         optax.add_decayed_weights(config.weight_decay, mask=kernels),
+        *([optax.scale_by_trust_ratio()] if config.optimizer == "lamb" else []),
     )
     if config.layer_decay == 1 and not config.head_only:
-        return adamw
+        return optimizer
     trained = jax.tree.map(lambda scale: scale > 0, scales)
     scale_rates = optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, scales))
-    return optax.chain(optax.masked(adamw, trained), scale_rates)
+    return optax.chain(optax.masked(optimizer, trained), scale_rates)
+
+
+def _direction(config: TrainConfig) -> optax.GradientTransformation:
+    """What gradients become before weights decay (AdamW and SGDW: Loshchilov & Hutter, 2019; LAMB: You et al., 2020;
+    Lion: Chen et al., 2023).
+    """
+    if config.optimizer == "sgd":
+        return optax.trace(0.9 if config.momentum is None else config.momentum)
+    if config.optimizer == "lion":
+        return optax.scale_by_lion(*(config.betas or (0.9, 0.99)))
+    return optax.scale_by_adam(*(config.betas or (0.9, 0.999)), eps=config.adam_epsilon)
 
 
 def global_norm(tree: Any) -> jax.Array:

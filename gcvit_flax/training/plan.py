@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 
 from gcvit_flax.config import GCViTConfig
+from gcvit_flax.errors import UserError
 from gcvit_flax.training.schedules import constant_schedule, cosine_schedule
 from gcvit_flax.training.train_config import TrainConfig
 
@@ -17,10 +18,17 @@ def resolve_defaults(config: TrainConfig, model_config: GCViTConfig) -> TrainCon
 
     The published recipe is for 4096 images a step up to gcvit_tiny2 and 1024 from gcvit_small on (128 and 32 images
     on each of 32 GPUs); the rate scales linearly with the batch (Goyal et al., 2017).
+
+    Raises:
+      UserError: (a ValueError) a schedule that starts or ends above its peak.
     """
     published = _BATCH_TO_TINY2 if model_config.embed_dim < _GCVIT_SMALL_EMBED_DIM else _BATCH_FROM_SMALL
     batch_size = config.batch_size or published
     rate = config.learning_rate * (batch_size / published if config.scale_learning_rate else 1)
+    for name in ("warmup_learning_rate", "final_learning_rate"):
+        if (end := getattr(config, name) or 0.0) > rate:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} must be at most the peak learning rate, which is {rate:g}, got {end:g}")
     layer_decay = config.layer_decay if config.init_from else 1.0  # Fresh layers have nothing to preserve.
     return dataclasses.replace(
         config, batch_size=batch_size, learning_rate=rate, scale_learning_rate=False, layer_decay=layer_decay
@@ -55,10 +63,25 @@ class Plan:
     @property
     def schedule(self) -> Callable[[int], float]:
         """The learning rate as a function of the number of completed steps."""
-        rate, warmup_steps = self.config.learning_rate, self._steps(self.config.warmup_epochs)
-        if self.config.schedule == "constant":
-            return constant_schedule(rate, warmup_steps)
-        return cosine_schedule(rate, warmup_steps, max(1, self._steps(self.config.epochs)))
+        config = self.config
+        rate, warmup_steps = config.learning_rate, self._steps(config.warmup_epochs)
+        if config.schedule == "constant":
+            return constant_schedule(rate, warmup_steps, config.warmup_learning_rate)
+        cosine_steps = max(1, self._steps(config.epochs))
+        return cosine_schedule(
+            rate, warmup_steps, cosine_steps, config.warmup_learning_rate, config.final_learning_rate
+        )
+
+    @property
+    def mix_off_step(self) -> int | None:
+        """The number of completed steps from which on nothing is mixed; None for never."""
+        epoch = self.config.mix_off_epoch
+        return None if epoch is None else self._steps(epoch)
+
+    @property
+    def ema_start_step(self) -> int:
+        """The number of completed steps after which the parameters are averaged."""
+        return self._steps(self.config.ema_start)
 
     def epochs(self, step: int) -> float:
         """Passes over the data after `step` steps; a fraction, since batches run across an epoch's end."""

@@ -11,7 +11,9 @@ from gcvit_flax.errors import UserError
 from gcvit_flax.training.train_config import TrainOptions
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainOptions)}
-_REBUILT = ("model", "preprocessing", "gcvit_flax_version")  # In config.json besides the options and the data's facts.
+_REBUILT = ("model", "preprocessing", "gcvit_flax_version")
+# In config.json besides the options.
+FACTS = (*_REBUILT, "class_names", "training_examples", "validation_examples")
 
 
 def check_same_run(

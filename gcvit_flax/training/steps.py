@@ -8,29 +8,28 @@ process; sums are over the devices of all processes.
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from einops import rearrange
 from flax.training import train_state
 
 from gcvit_flax.data.preprocess import normalize
 from gcvit_flax.inference import apply_in_parts
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.model.init import abstract_params
+from gcvit_flax.training.accumulation import sum_over_parts
 from gcvit_flax.training.augment.augment import augment
 from gcvit_flax.training.augment.mixing import mix
 from gcvit_flax.training.ema import update_average
-from gcvit_flax.training.losses import smoothed_targets, top_k_correct
+from gcvit_flax.training.losses import top_k_correct, training_losses, unmixed_targets
 from gcvit_flax.training.optim import Params, global_norm, learning_rate_scales, make_optimizer
 from gcvit_flax.training.pmapped import AXIS, PmappedFunction
 from gcvit_flax.training.train_config import TrainConfig
 
 Batch = dict[str, Any]
-Tree = TypeVar("Tree")
 
 
 class TrainState(train_state.TrainState):
@@ -62,12 +61,20 @@ def abstract_train_state(model: GCViT, config: TrainConfig) -> TrainState:
     return jax.eval_shape(lambda params: create_train_state(model, params, config), abstract_params(model))
 
 
-def make_train_step(model: GCViT, config: TrainConfig, devices: list[jax.Device]) -> PmappedFunction:
+def make_train_step(
+    model: GCViT,
+    config: TrainConfig,
+    devices: list[jax.Device],
+    *,
+    mix_off_step: int | None = None,
+    ema_start_step: int = 0,
+) -> PmappedFunction:
     """A pmapped (state, batch, key, learning_rate) -> (state, metrics); the state is donated.
 
     Batch arrays are (devices, b, ...); `key` is the run's, the same at every step. Metrics are means over the global
     batch, train_loss and train_top1, and the norms of the gradients and of the new parameters. It is lowered for any
-    `devices`, also those of `jax.experimental.topologies`.
+    `devices`, also those of `jax.experimental.topologies`. After `mix_off_step` steps nothing is mixed, and the average
+    is of the parameters after `ema_start_step`.
     """
 
     def train_step(
@@ -75,20 +82,28 @@ def make_train_step(model: GCViT, config: TrainConfig, devices: list[jax.Device]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, state.step)
         total = batch["label"].size * jax.lax.axis_size(AXIS)
-        gradients = functools.partial(_gradients, state, model, config, key, total)
+        mixes = True if mix_off_step is None else state.step < mix_off_step
+        gradients = functools.partial(_gradients, state, model, config, key, total, mixes)
         if config.accumulation_steps == 1:
             results = gradients(batch, 0)
         else:
-            results = _sum_over_parts(gradients, batch, config.accumulation_steps)
+            results = sum_over_parts(gradients, batch, config.accumulation_steps)
         grads, metrics = jax.lax.psum(results, AXIS)
-        state = _update(state, grads, learning_rate, config.ema_decay)
+        state = _update(state, grads, learning_rate, config.ema_decay, ema_start_step)
         return state, metrics | {"grad_norm": global_norm(grads), "param_norm": global_norm(state.params)}
 
     return PmappedFunction(train_step, devices, in_axes=(None, 0, None, None), out_axes=None, donate_argnums=0)
 
 
 def _gradients(
-    state: TrainState, model: GCViT, config: TrainConfig, key: jax.Array, total: int, batch: Batch, part: int
+    state: TrainState,
+    model: GCViT,
+    config: TrainConfig,
+    key: jax.Array,
+    total: int,
+    mixes: jax.Array | bool,
+    batch: Batch,
+    part: int,
 ) -> tuple[Params, dict[str, jax.Array]]:
     """Gradients and metrics of one device's `batch`, the `part`-th that it computes in this step.
 
@@ -96,41 +111,33 @@ def _gradients(
     """
     augment_key, mix_key, drop_path_key, dropout_key = jax.random.split(key, 4)
     images = augment(augment_key, batch["image"], batch["index"], model.preprocessing, config)
-    targets = smoothed_targets(batch["label"], model.config.num_classes, config.label_smoothing)
-    images, targets = mix(mix_key, images, targets, config.mixup, config.cutmix)
+    targets = unmixed_targets(batch["label"], model.config.num_classes, config)
+    images, targets = mix(mix_key, images, targets, config.mixup, config.cutmix, mixes)
     dropout_key = jax.random.fold_in(jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS)), part)
     rngs = {"drop_path": drop_path_key, "dropout": dropout_key}
     scales = learning_rate_scales(state.params, model.config.depths, config)
 
+    train = not config.head_only  # Nothing random below a head that is trained alone; it has no dropout itself.
+
     def loss_fn(params: Params) -> tuple[jax.Array, jax.Array]:
         # Without a gradient to what is not trained, XLA leaves its backward pass out.
         params = jax.tree.map(lambda x, scale: x if scale else jax.lax.stop_gradient(x), params, scales)
-        logits = state.apply_fn({"params": params}, images, train=True, example_index=batch["index"], rngs=rngs)
-        return optax.softmax_cross_entropy(logits, targets).sum() / total, logits
+        logits = state.apply_fn({"params": params}, images, train=train, example_index=batch["index"], rngs=rngs)
+        return training_losses(logits, targets, config).sum() / total, logits
 
     (loss, logits), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     return grads, {"train_loss": loss, "train_top1": top_k_correct(logits, targets.argmax(-1), 1).sum() / total}
 
 
-def _sum_over_parts(gradients: Callable[[Batch, Any], Tree], batch: Batch, parts: int) -> Tree:
-    """The sum of `gradients(part of batch, its number)` over equal parts, computed one after the other."""
-    split = {name: rearrange(x, "(parts b) ... -> parts b ...", parts=parts) for name, x in batch.items()}
-    shapes = jax.eval_shape(gradients, {name: x[0] for name, x in split.items()}, 0)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-    def add(sums: Tree, part: tuple[Batch, jax.Array]) -> tuple[Tree, None]:
-        return jax.tree.map(jnp.add, sums, gradients(*part)), None
-
-    sums, _ = jax.lax.scan(add, zeros, (split, jnp.arange(parts)))
-    return sums
-
-
-def _update(state: TrainState, grads: Params, learning_rate: jax.Array, ema_decay: float | None) -> TrainState:
+def _update(
+    state: TrainState, grads: Params, learning_rate: jax.Array, ema_decay: float | None, ema_start_step: int
+) -> TrainState:
     updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
     params = jax.tree.map(lambda param, update: param - learning_rate * update, state.params, updates)
     state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
     if ema_decay:
-        average = update_average(state.ema_params, params, ema_decay, jnp.asarray(state.step))
+        count = jnp.maximum(state.step - ema_start_step, 1)  # Of one update, the average is the parameters.
+        average = update_average(state.ema_params, params, ema_decay, count)
         state = state.replace(ema_params=average)
     return state
 

@@ -14,12 +14,18 @@ from gcvit_flax.training.augment.erasing import rectangle
 
 
 def mix(
-    key: jax.Array, images: jax.Array, targets: jax.Array, mixup: float, cutmix: float
+    key: jax.Array,
+    images: jax.Array,
+    targets: jax.Array,
+    mixup: float,
+    cutmix: float,
+    active: jax.Array | bool = True,
 ) -> tuple[jax.Array, jax.Array]:
     """Mixes images (b, H, W, 3) and targets (b, classes) with their partners', by Mixup or CutMix.
 
     `mixup` and `cutmix` are the parameters of the beta distributions, 0 for none; with both, each is drawn with
-    probability one half. `key` is the step's, the same on all devices, so that they all mix alike.
+    probability one half. `key` is the step's, the same on all devices, so that they all mix alike. Nothing is mixed
+    where `active` is False.
 
     Raises:
       UserError: (a ValueError) an odd number of images.
@@ -34,7 +40,7 @@ def mix(
     kind_key, share_key, box_key = jax.random.split(key, 3)
     is_cutmix = jax.random.bernoulli(kind_key, 0.5 if mixup and cutmix else float(cutmix > 0))
     alpha = jnp.where(is_cutmix, cutmix, mixup)
-    share = jax.random.beta(share_key, alpha, alpha)
+    share = jnp.where(active, jax.random.beta(share_key, alpha, alpha), 1.0)
     outside = 1.0 - random_box(box_key, (images.shape[1], images.shape[2]), 1 - share)  # (H, W, 1)
     # Both branches are one formula; the cond keeps XLA from augmenting each image a second time for its partner.
     images = jax.lax.cond(is_cutmix, lambda x: _mix(x, outside), lambda x: _mix(x, share), images)
