@@ -37,7 +37,7 @@ def read_config_file(path: epath.PathLike) -> dict[str, Any]:
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name not in _FIELDS:
-            close = difflib.get_close_matches(name, _FIELDS, n=1)
+            close = difflib.get_close_matches(name, _FIELDS, n=1, cutoff=0.75)
             hint = f"did you mean {close[0]}?" if close else "train.py --help lists the options"
             raise UserError(f"{path} has the unknown option {key!r}: {hint}")
         options[name] = _converted(path, name, value)
