@@ -39,7 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=program_name("python -m gcvit_flax.evaluate"), description=__doc__)
     parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
-    parser.add_argument("--data", required=True, help="digits, folder:PATH or tfds:NAME")
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="digits, folder:PATH, tfds:NAME or hf:NAME_OR_PATH; [PART] behind it is --split PART",
+    )
     parser.add_argument("--split", help="part to evaluate on (default: val, else test, else the held-out fraction)")
     parser.add_argument(
         "--val-fraction",
@@ -86,6 +90,7 @@ def evaluate(
     import jax
 
     from gcvit_flax.data.datasets import open_data
+    from gcvit_flax.data.spec import name_evaluated_part
     from gcvit_flax.devices import choose_devices, enable_compilation_cache, simulate_devices
     from gcvit_flax.training.evaluation import run_evaluation
     from gcvit_flax.training.pmapped import replicate
@@ -102,6 +107,7 @@ def evaluate(
     folder_config = read_folder_config(model_dir)
     if val_fraction is None:  # The training run's own: another could hold out images that were trained on.
         val_fraction = (folder_config["provenance"] or {}).get("val_fraction", 0.1)
+    data_spec, split = name_evaluated_part(data_spec, split)
     data = open_data(data_spec, val_fraction, split)
     model, variables = load_model(model_dir)
     _check_classes(data.class_names, folder_config["class_names"], model.config.num_classes)
