@@ -89,8 +89,7 @@ def evaluate(
     # Slow to import, and needed only after the command line is checked.
     import jax
 
-    from gcvit_flax.data.datasets import open_data
-    from gcvit_flax.data.spec import name_evaluated_part
+    from gcvit_flax.data.datasets import open_to_evaluate
     from gcvit_flax.devices import choose_devices, enable_compilation_cache, simulate_devices
     from gcvit_flax.training.evaluation import run_evaluation
     from gcvit_flax.training.pmapped import replicate
@@ -107,8 +106,7 @@ def evaluate(
     folder_config = read_folder_config(model_dir)
     if val_fraction is None:  # The training run's own: another could hold out images that were trained on.
         val_fraction = (folder_config["provenance"] or {}).get("val_fraction", 0.1)
-    data_spec, split = name_evaluated_part(data_spec, split)
-    data = open_data(data_spec, val_fraction, split)
+    data = open_to_evaluate(data_spec, val_fraction, split)
     model, variables = load_model(model_dir)
     _check_classes(data.class_names, folder_config["class_names"], model.config.num_classes)
     step = make_eval_step(model, chosen, confusion=confusion is not None)

@@ -20,6 +20,7 @@ import numpy as np
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.data.crops import evaluation_crop
 from gcvit_flax.data.decode import UnreadableImage, decode
+from gcvit_flax.data.positions import global_position, repeated_position
 from gcvit_flax.data.random_crop import Interpolation, random_resized_crop
 from gcvit_flax.data.sources import Source
 from gcvit_flax.data.workers import end_with_parent, stop_signals_blocked, transport_options
@@ -79,8 +80,8 @@ def training_batches(
         load = functools.partial(_load_readable, load, len(source))
 
     def load_at(position: int) -> Example:
-        position = start_step * batch_size + _global_position(position, batch_size, process)
-        return load(order[_repeated(position, repeats)], np.random.default_rng((seed, position)))
+        position = start_step * batch_size + global_position(position, batch_size, process)
+        return load(order[repeated_position(position, repeats)], np.random.default_rng((seed, position)))
 
     total = sys.maxsize // batch_size * batch_size // process[1]
     index = np.arange(process[0] * local, (process[0] + 1) * local, dtype=np.int32)
@@ -93,22 +94,6 @@ def training_batches(
 
 def _batch_bytes(batch_size: int, preprocessing: Preprocessing) -> int:
     return batch_size * math.prod(preprocessing.image_size) * 3
-
-
-def _global_position(position: int, batch_size: int, process: tuple[int, int]) -> int:
-    """The position among all processes' examples of the example at `position` among this process's."""
-    number, count = process
-    step, position = divmod(position, batch_size // count)
-    return step * batch_size + number * (batch_size // count) + position
-
-
-def _repeated(position: int, repeats: int) -> int:
-    """Which of the examples in order comes at `position` if each comes `repeats` times.
-
-    Two take turns, so that Mixup and CutMix, which mix neighbors, never mix an image with itself.
-    """
-    pair, position = divmod(position, 2 * repeats)
-    return 2 * pair + position % 2
 
 
 def _batches(
@@ -170,7 +155,7 @@ def evaluation_batches(
     blank = {"image": np.zeros((*preprocessing.image_size, 3), np.uint8), "label": np.int32(0), "mask": np.bool_(False)}
 
     def load(position: int) -> Example:
-        index, reason = _global_position(position, batch_size, process), ""
+        index, reason = global_position(position, batch_size, process), ""
         if index < len(source):
             try:
                 image, label, name = source[index]

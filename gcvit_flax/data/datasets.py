@@ -7,7 +7,7 @@ from gcvit_flax.data.digits import open_digits
 from gcvit_flax.data.folders import open_folder
 from gcvit_flax.data.huggingface import open_huggingface
 from gcvit_flax.data.sources import Dataset
-from gcvit_flax.data.spec import Parts, parse_spec
+from gcvit_flax.data.spec import Parts, name_evaluated_part, parse_spec
 from gcvit_flax.data.training_subset import TrainingSubset
 from gcvit_flax.errors import UserError
 
@@ -36,6 +36,12 @@ def open_data(
     if len(data.class_names) < 2:
         raise UserError(f"{spec} has the single class {data.class_names[0]!r}: a classifier needs at least two")
     return data if subset is None else dataclasses.replace(data, train=subset.of(data.train, data.class_names))
+
+
+def open_to_evaluate(spec: str, val_fraction: float, split: str | None) -> Dataset:
+    """Opens `spec` as `open_data` does, but a single part in brackets is the validation part."""
+    data, evaluated = name_evaluated_part(spec, split)
+    return open_data(data, val_fraction, evaluated)
 
 
 def _open(named: str, val_fraction: float, parts: Parts) -> Dataset:

@@ -54,6 +54,8 @@ def test_the_validation_part_stays_whole(photos):
         data, whole = open_data(spec, subset=TrainingSubset(shots=2)), open_data(spec)
         assert len(data.train) == 2 * len(data.class_names)
         assert len(data.validation) == len(whole.validation) == validation
+        labels = [data.train[index][1] for index in range(len(data.train))]
+        assert labels == data.train.labels.tolist() and {*np.bincount(labels)} == {2}
         everything = {whole.train[index][2] for index in range(len(whole.train))}
         assert {data.train[index][2] for index in range(len(data.train))} < everything
 
