@@ -6,12 +6,13 @@ from benchmarks.input_turns import Work, serve
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.data.batches import training_batches
 from gcvit_flax.data.folders import open_folder
+from gcvit_flax.data.spec import Parts
 
 
 def open_batches(work: Work, _: list[str]) -> Iterator[dict]:
     """Batches as the presets finetune and imagenet draw them."""
     return training_batches(
-        open_folder(work.folder, 0.01, None).train,
+        open_folder(work.folder, 0.01, Parts()).train,
         Preprocessing((work.size, work.size)),
         batch_size=work.batch,
         seed=0,

@@ -38,7 +38,7 @@ ROUNDS, TURN_SECONDS = 5, 4.0
 def main() -> None:
     """Parses, times and prints."""
     config = parse(sys.argv[1:])
-    data = open_data(config.data_spec, config.val_fraction)
+    data = open_data(config.data_spec, config.val_fraction, subset=config.subset)
     config, model, devices, state = start(config, data.class_names)
 
     def batches(workers: int) -> Iterator[dict]:
@@ -50,6 +50,8 @@ def main() -> None:
             start_step=0,
             crop_area=config.crop_area,
             squash=config.squash,
+            interpolation=config.crop_interpolation,
+            repeats=config.repeated_augmentation,
             skip_corrupt=config.skip_corrupt,
             workers=workers,
         )

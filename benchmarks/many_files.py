@@ -22,6 +22,7 @@ from gcvit_flax.cli import run_cli
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.data.batches import training_batches
 from gcvit_flax.data.folders import open_folder
+from gcvit_flax.data.spec import Parts
 
 _CLASSES = 1000
 
@@ -43,7 +44,7 @@ def main() -> None:
         _link(make_jpegs(Path(folder, "jpegs"), count=20), root, options.images)
         print(f"before: {_memory(psutil.Process())}")
         began = time.perf_counter()
-        data = open_folder(root, 0.1, None)
+        data = open_folder(root, 0.1, Parts())
         elapsed = time.perf_counter() - began
         print(
             f"{len(data.train)} + {len(data.validation)} images opened in {elapsed:.1f} s: {_memory(psutil.Process())}"

@@ -94,7 +94,11 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of programs that read a data set: --data, --split, --val-fraction, --batch-size and so on."""
-    parser.add_argument("--data", required=True, help="digits, folder:PATH or tfds:NAME")
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="digits, folder:PATH, tfds:NAME or hf:NAME_OR_PATH; [PART] behind it is --split PART",
+    )
     parser.add_argument("--split", help="part to evaluate on (default: val, else test, else the held-out fraction)")
     parser.add_argument(
         "--val-fraction",

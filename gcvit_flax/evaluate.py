@@ -74,7 +74,7 @@ def evaluate(
     # Slow to import, and needed only after the command line is checked.
     import jax
 
-    from gcvit_flax.data.datasets import open_data
+    from gcvit_flax.data.datasets import open_to_evaluate
     from gcvit_flax.devices import choose_devices, enable_compilation_cache, simulate_devices
     from gcvit_flax.training.evaluation import run_evaluation
     from gcvit_flax.training.pmapped import replicate
@@ -89,7 +89,7 @@ def evaluate(
     if confusion is not None:
         check_writable(confusion)
     folder_config = read_folder_config(model_dir)
-    data = open_data(data_spec, held_out_fraction(folder_config, val_fraction), split)
+    data = open_to_evaluate(data_spec, held_out_fraction(folder_config, val_fraction), split)
     model, variables = load_model(model_dir)
     classes = match_classes(data.class_names, folder_config["class_names"], model.config.num_classes)
     step = make_eval_step(model, chosen, confusion=confusion is not None, classes=classes)

@@ -20,7 +20,8 @@ import numpy as np
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.data.crops import evaluation_crop
 from gcvit_flax.data.decode import UnreadableImage, decode
-from gcvit_flax.data.random_crop import random_resized_crop
+from gcvit_flax.data.positions import global_position, repeated_position
+from gcvit_flax.data.random_crop import Interpolation, random_resized_crop
 from gcvit_flax.data.sources import Source
 from gcvit_flax.data.workers import end_with_parent, stop_signals_blocked, transport_options
 from gcvit_flax.errors import UserError
@@ -43,6 +44,8 @@ def training_batches(
     start_step: int,
     crop_area: tuple[float, float],
     squash: bool = False,
+    interpolation: Interpolation = "bicubic",
+    repeats: int = 1,
     skip_corrupt: bool = False,
     workers: int = 0,
     process: tuple[int, int] = (0, 1),
@@ -50,6 +53,9 @@ def training_batches(
     """Endless batches from `start_step` on: image uint8 (b, H, W, 3), label (b,), index (b,).
 
     Every epoch is a new permutation and batches may span two epochs, so each example is seen exactly once per epoch.
+    With `repeats` each is seen that often in succession (repeated augmentation, Hoffer et al., 2020), and a permutation
+    lasts for as many epochs.
+
     `index` is the position in the global batch of `batch_size`; b is the share of process (number, count) `process`.
     `squash` resizes whole images instead of cropping them at random. Images are decoded by `workers` processes, or by
     threads if that is 0; closing the generator ends them. With `skip_corrupt` a random readable image replaces one that
@@ -67,15 +73,15 @@ def training_batches(
         if squash:
             pixels = evaluation_crop(decode(image, name), whole)
         else:
-            pixels = random_resized_crop(image, preprocessing.image_size, rng, crop_area, name)
+            pixels = random_resized_crop(image, preprocessing.image_size, rng, crop_area, name, interpolation)
         return {"image": pixels, "label": np.int32(label)}
 
     if skip_corrupt:
         load = functools.partial(_load_readable, load, len(source))
 
     def load_at(position: int) -> Example:
-        position = start_step * batch_size + _global_position(position, batch_size, process)
-        return load(order[position], np.random.default_rng((seed, position)))
+        position = start_step * batch_size + global_position(position, batch_size, process)
+        return load(order[repeated_position(position, repeats)], np.random.default_rng((seed, position)))
 
     total = sys.maxsize // batch_size * batch_size // process[1]
     index = np.arange(process[0] * local, (process[0] + 1) * local, dtype=np.int32)
@@ -88,13 +94,6 @@ def training_batches(
 
 def _batch_bytes(batch_size: int, preprocessing: Preprocessing) -> int:
     return batch_size * math.prod(preprocessing.image_size) * 3
-
-
-def _global_position(position: int, batch_size: int, process: tuple[int, int]) -> int:
-    """The position among all processes' examples of the example at `position` among this process's."""
-    number, count = process
-    step, position = divmod(position, batch_size // count)
-    return step * batch_size + number * (batch_size // count) + position
 
 
 def _batches(
@@ -156,7 +155,7 @@ def evaluation_batches(
     blank = {"image": np.zeros((*preprocessing.image_size, 3), np.uint8), "label": np.int32(0), "mask": np.bool_(False)}
 
     def load(position: int) -> Example:
-        index, reason = _global_position(position, batch_size, process), ""
+        index, reason = global_position(position, batch_size, process), ""
         if index < len(source):
             try:
                 image, label, name = source[index]

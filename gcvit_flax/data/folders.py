@@ -10,6 +10,7 @@ from gcvit_flax.data.decode import ImageSource
 from gcvit_flax.data.image_files import images_below
 from gcvit_flax.data.shared_array import SharedArray
 from gcvit_flax.data.sources import TRAIN, Dataset, hold_out
+from gcvit_flax.data.spec import Parts
 from gcvit_flax.errors import UserError
 
 _VALIDATION_FOLDERS = ("val", "test")  # The first that exists is used.
@@ -43,30 +44,32 @@ class FolderSource:
         return np.repeat(np.arange(len(self.folders)), np.diff(self.firsts))
 
 
-def open_folder(root: Path, val_fraction: float, split: str | None) -> Dataset:
+def open_folder(root: Path, val_fraction: float, parts: Parts) -> Dataset:
     """Opens ROOT/{train,val or test}/CLASS/IMAGE, ROOT/train/CLASS/IMAGE or ROOT/CLASS/IMAGE.
 
-    Without a validation folder a stratified `val_fraction` is held out; `split` names the validation folder.
+    Without a validation folder a stratified `val_fraction` is held out; `parts` are names of folders in ROOT.
 
     Raises:
       UserError: (a ValueError) folders that are missing, empty, or of classes that do not fit each other.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: give folder:PATH with PATH/CLASS/IMAGE or PATH/train/CLASS/IMAGE")
-    train_root = root / TRAIN if (root / TRAIN).is_dir() else root
-    if split is not None and not (root / split).is_dir():
-        shown = ", ".join(_class_names(root)) or "none"
-        raise UserError(f"{root} has no folder {split!r} to use as the split: it holds {shown}")
-    held_out = [root / name for name in ([split] if split else _VALIDATION_FOLDERS) if (root / name).is_dir()]
-    if train_root == root and held_out:
-        train_root = held_out[0]  # A data set for evaluation only: nothing to train on, and no fraction to hold out.
+    folders = _class_names(root)
+    for part in (parts.train, parts.validation):
+        if part is not None and not (root / part).is_dir():
+            shown = ", ".join(folders) or "none"
+            raise UserError(f"{root} has no folder {part!r} to use as the split: it holds {shown}")
+    validation = parts.choose_validation(folders, _VALIDATION_FOLDERS)
+    # Without train: for evaluation only, with no fraction to hold out.
+    train = parts.train or (TRAIN if (root / TRAIN).is_dir() else validation)
+    train_root = root if train is None else root / train
     class_names = _class_names(train_root)
     if not class_names:
         raise UserError(f"{train_root} holds no class folders: expected {train_root}/CLASS/IMAGE")
-    train = _list_images(train_root, class_names)
-    if held_out:
-        return Dataset(train, _list_images(held_out[0], class_names), class_names)
-    return hold_out(train, train.labels, class_names, val_fraction)
+    images = _list_images(train_root, class_names)
+    if validation is not None:
+        return Dataset(images, _list_images(root / validation, class_names), class_names)
+    return hold_out(images, images.labels, class_names, val_fraction)
 
 
 def _list_images(root: Path, class_names: tuple[str, ...]) -> FolderSource:

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from typing import Literal
 
 import numpy as np
 import simplejpeg
@@ -12,18 +13,25 @@ from gcvit_flax.config import Size
 from gcvit_flax.data.decode import ImageSource, open_image, to_rgb
 from gcvit_flax.data.resize import resize_crop
 
+Interpolation = Literal["bicubic", "bilinear", "random"]
 _LOG_ASPECTS = (math.log(3 / 4), math.log(4 / 3))
 _thread = threading.local()  # Its `buffer` holds each JPEG in turn: fresh memory would cost a fifth of the time.
 
 
 def random_resized_crop(
-    source: ImageSource, size: Size, rng: np.random.Generator, area: tuple[float, float], name: str = ""
+    source: ImageSource,
+    size: Size,
+    rng: np.random.Generator,
+    area: tuple[float, float],
+    name: str = "",
+    interpolation: Interpolation = "bicubic",
 ) -> np.ndarray:
     """A random crop of a share in `area` of the image, resized to (height, width) `size`: uint8 (H, W, 3).
 
     A JPEG whose crop is much larger than `size` is decoded at a half, a quarter or an eighth of its size, and never
     smaller than twice `size`: that is several times faster, and the antialiased resize that follows gives the same
-    pixels within a few gray levels. `source` and `name` are as in `decode`, and so are the errors.
+    pixels within a few gray levels. With the `interpolation` random it is one of the two others. `source` and `name`
+    are as in `decode`, and so are the errors.
     """
     with open_image(source, name) as image:
         # A file that is not decoded yet, in a color model that simplejpeg converts to RGB.
@@ -44,7 +52,8 @@ def random_resized_crop(
         top, bottom = height - bottom, height - top
     if turned:
         left, top, right, bottom, size = top, left, bottom, right, size[::-1]
-    crop = resize_crop(pixels, (left / factor, top / factor, right / factor, bottom / factor), size)
+    kernel = ("bicubic", "bilinear")[rng.integers(2)] if interpolation == "random" else interpolation
+    crop = resize_crop(pixels, (left / factor, top / factor, right / factor, bottom / factor), size, kernel)
     crop = crop.swapaxes(0, 1) if turned else crop
     return crop[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
 

@@ -23,6 +23,10 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> tuple[ImageSource, int, str]:
         """The example at `index`."""
 
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels of all examples, int64 (n,); some sources have to read the examples for them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ListSource:
@@ -52,6 +56,11 @@ class Subset:
     def __getitem__(self, index: int) -> tuple[ImageSource, int, str]:
         return self.source[int(self.indices.array[index])]
 
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels of all examples, int64 (n,)."""
+        return self.source.labels[self.indices.array]
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -62,8 +71,24 @@ class Dataset:
     class_names: tuple[str, ...]
 
 
+def check_label(label: int | None, num_classes: int, name: str) -> int:
+    """The label of the example `name`, or a UserError if it is none: parts without labels are stored with -1."""
+    if label is None or not 0 <= label < num_classes:
+        raise UserError(
+            f"{name} has the label {label}, expected 0 to {num_classes - 1}: "
+            "choose a split that has labels, or prepare the data again"
+        )
+    return int(label)
+
+
+def split_by_class(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
+    """The indices of each class's examples, in their order; `labels` is (n,)."""
+    by_label = np.argsort(labels, kind="stable")
+    return np.split(by_label, np.searchsorted(labels[by_label], np.arange(1, num_classes)))
+
+
 def hold_out(source: Source, labels: np.ndarray, class_names: tuple[str, ...], fraction: float) -> Dataset:
-    """Splits off a random `fraction` of every class, and at least one example, with a fixed seed.
+    """Splits off a random `fraction` of every class, and at least one example if it has any, with a fixed seed.
 
     `labels` (n,) are those of `source`, in its order.
 
@@ -72,12 +97,27 @@ def hold_out(source: Source, labels: np.ndarray, class_names: tuple[str, ...], f
     """
     rng = np.random.default_rng(SPLIT_SEED)
     held_out = np.zeros(len(source), bool)
-    by_label = np.argsort(labels, kind="stable")
-    classes = np.split(by_label, np.searchsorted(labels[by_label], np.arange(1, len(class_names))))
-    for members, name in zip(classes, class_names, strict=True):
-        if len(members) < 2:
+    for members, name in zip(split_by_class(labels, len(class_names)), class_names, strict=True):
+        if len(members) == 1:
             raise UserError(f"class {name!r} has one image: to hold some out for validation it needs at least two")
         count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        held_out[rng.permutation(members)[:count]] = True
+        held_out[rng.permutation(members)[: max(0, count)]] = True
+    return _split_at(source, held_out, class_names)
+
+
+def hold_out_last(source: Source, class_names: tuple[str, ...], fraction: float) -> Dataset:
+    """Splits off the last `fraction`, and at least one example, of a source in random order.
+
+    Raises:
+      UserError: (a ValueError) a source with a single example.
+    """
+    total = len(source)
+    if total < 2:
+        raise UserError("one image is not enough to hold some out for validation: choose a larger part")
+    count = min(max(1, round(fraction * total)), total - 1)
+    return _split_at(source, np.arange(total) >= total - count, class_names)
+
+
+def _split_at(source: Source, held_out: np.ndarray, class_names: tuple[str, ...]) -> Dataset:
     train, validation = (Subset(source, SharedArray(np.flatnonzero(mask))) for mask in (~held_out, held_out))
     return Dataset(train, validation, class_names)

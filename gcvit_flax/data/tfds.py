@@ -4,8 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gcvit_flax.data.decode import ImageSource, UnreadableImage
-from gcvit_flax.data.sources import TRAIN, Dataset
+from gcvit_flax.data.sources import TRAIN, Dataset, check_label, hold_out_last
+from gcvit_flax.data.spec import Parts
 from gcvit_flax.errors import UserError, summarize_error
 
 if TYPE_CHECKING:  # Slow to import.
@@ -35,19 +38,19 @@ class TfdsSource:
             raise UnreadableImage(
                 f"{name}: cannot be read ({summarize_error(error)}); prepare the data again"
             ) from error
-        label = int(example["label"])
-        if not 0 <= label < self.num_classes:
-            raise UserError(
-                f"{name} has the label {label}, expected 0 to {self.num_classes - 1}: "
-                "choose a split that has labels, or prepare the data again"
-            )
-        return example["image"], label, name
+        return example["image"], check_label(int(example["label"]), self.num_classes, name), name
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels of all examples, int64 (n,); every record is read for them."""
+        return np.array([self[index][1] for index in range(len(self))])
 
 
-def open_tfds(name: str, val_fraction: float, split: str | None) -> Dataset:
+def open_tfds(name: str, val_fraction: float, parts: Parts) -> Dataset:
     """Opens the data set `name`, and prepares it first if it is not on disk.
 
-    Without a validation or test split, the last `val_fraction` of train is held out, rounded to whole percents.
+    Without a validation or test split, the last `val_fraction` of train is held out, rounded to whole percents, or of
+    the training part that `parts` names.
 
     Raises:
       UserError: (a ValueError) a data set that is unknown, cannot be prepared here, or is not image classification.
@@ -61,10 +64,11 @@ def open_tfds(name: str, val_fraction: float, split: str | None) -> Dataset:
         # From the files alone: a builder of tensorflow-datasets' own code misses file formats that were added later.
         builder = tfds.builder_from_directory(builder.data_path)
         class_names = _class_names(builder, name)
-        train, validation = (
-            _open_split(builder, name, part, len(class_names)) for part in _choose_splits(builder, val_fraction, split)
-        )
-        return Dataset(train, validation, class_names)
+        train, validation = _choose_splits(builder, val_fraction, parts)
+        source = _open_split(builder, name, train, len(class_names))
+        if validation is None:
+            return hold_out_last(source, class_names, val_fraction)
+        return Dataset(source, _open_split(builder, name, validation, len(class_names)), class_names)
     except UserError:
         raise
     except tfds.core.DatasetNotFoundError as error:
@@ -117,9 +121,11 @@ def _class_names(builder: "tfds.core.DatasetBuilder", name: str) -> tuple[str, .
     return tuple(features["label"].names)
 
 
-def _choose_splits(builder: "tfds.core.DatasetBuilder", val_fraction: float, split: str | None) -> tuple[str, str]:
-    """The training and the validation split, in tfds split syntax."""
-    validation = split or next((part for part in _VALIDATION_SPLITS if part in builder.info.splits), None)
+def _choose_splits(builder: "tfds.core.DatasetBuilder", val_fraction: float, parts: Parts) -> tuple[str, str | None]:
+    """The training and the validation split, in tfds split syntax; None if the latter has to be held out."""
+    validation = parts.choose_validation(builder.info.splits, _VALIDATION_SPLITS)
+    if parts.train is not None:
+        return parts.train, validation
     if validation is None:
         percent = min(max(round(100 * (1 - val_fraction)), 1), 99)
         return f"{TRAIN}[:{percent}%]", f"{TRAIN}[{percent}%:]"

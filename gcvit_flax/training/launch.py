@@ -11,6 +11,7 @@ import gcvit_flax
 from gcvit_flax import storage
 from gcvit_flax.data.datasets import open_data
 from gcvit_flax.data.sources import Dataset
+from gcvit_flax.data.spec import parse_spec
 from gcvit_flax.devices import choose_devices, simulate_devices
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
@@ -55,7 +56,7 @@ def train(config: TrainConfig) -> None:
         with storage.explained(workdir):
             check_shared(workdir)
         with processes.raising_together(), storage.explained(workdir):
-            data = open_data(spec, config.val_fraction)
+            data = open_data(spec, config.val_fraction, subset=config.subset)
             run_config = _make_run_config(config, data)
             saved = run_to_resume(workdir, run_config, FREE_ON_RESUME, config.resume)
             run = _make_run(workdir, config, data, saved)
@@ -92,6 +93,7 @@ def _make_run_config(config: TrainConfig, data: Dataset) -> dict[str, Any]:
     """The options and a summary of the data: stored in config.json, compared on resume and between processes."""
     return {
         **dataclasses.asdict(config),
+        "data_parts": str(parse_spec(config.data_spec)[1]),
         "class_names": list(data.class_names),
         "training_examples": len(data.train),
         "validation_examples": len(data.validation),

@@ -134,6 +134,8 @@ class TrainingRun:
             start_step=start_step,
             crop_area=config.crop_area,
             squash=config.squash,
+            interpolation=config.crop_interpolation,
+            repeats=config.repeated_augmentation,
             skip_corrupt=config.skip_corrupt,
             workers=config.workers,
             process=(jax.process_index(), jax.process_count()),

@@ -10,10 +10,11 @@ from etils import epath
 from gcvit_flax.errors import UserError
 from gcvit_flax.training.train_config import TrainOptions
 
-_DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainOptions)}
+_OPTIONS = {field.name: field.default for field in dataclasses.fields(TrainOptions)}
+_DEFAULTS = _OPTIONS | {"data_parts": ""}
 _REBUILT = ("model", "preprocessing", "gcvit_flax_version")
 # In config.json besides the options.
-FACTS = (*_REBUILT, "class_names", "training_examples", "validation_examples")
+FACTS = (*_REBUILT, "data_parts", "class_names", "training_examples", "validation_examples")
 
 
 def check_same_run(
@@ -39,8 +40,8 @@ def check_same_run(
     different = [name for name in sorted(run_config.keys() - free) if before.get(name, now[name]) != now[name]]
     if different:
         changes = "; ".join(_change(name, before[name], now[name]) for name in different)
-        typed = [_as_typed(name, before[name]) for name in different if name in _DEFAULTS]
-        if any(name not in _DEFAULTS for name in different):
+        typed = [_as_typed(name, before[name]) for name in different if name in _OPTIONS]
+        if any(name not in _OPTIONS for name in different):
             typed.append(f"{_as_typed('data', before['data'])} as it was")
         raise UserError(
             f"{workdir} holds a run of another configuration ({changes}): use the same options ({' '.join(typed)}) "

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if arguments[:1] in (["--help"], ["-h"]) else 2
     path, *options = arguments
     config = parse(options)
-    data = open_data(config.data_spec, config.val_fraction)
+    data = open_data(config.data_spec, config.val_fraction, subset=config.subset)
     preprocessing = build_model(config, data.class_names).preprocessing
     images, targets = _augmented_batch(config, data.train, preprocessing, len(data.class_names))
     _draw(path, images, [_title(shares, data.class_names) for shares in targets])
@@ -53,6 +53,8 @@ def _augmented_batch(
         start_step=0,
         crop_area=config.crop_area,
         squash=config.squash,
+        interpolation=config.crop_interpolation,
+        repeats=config.repeated_augmentation,
         skip_corrupt=config.skip_corrupt,
     )
     batch = next(batches)

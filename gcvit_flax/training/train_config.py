@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+from gcvit_flax.data.training_subset import TrainingSubset
 from gcvit_flax.errors import UserError
 from gcvit_flax.training.options.architecture import NetworkOptions
 from gcvit_flax.training.options.bounds import problem
@@ -38,8 +39,13 @@ class TrainConfig(TrainOptions):
     def data_spec(self) -> str:
         """`data`, or a UserError: not every preset has any."""
         if self.data is None:
-            raise UserError("this preset has no data of its own: give --data folder:PHOTOS or --data tfds:NAME")
+            raise UserError("this preset has no data of its own: give --data folder:PHOTOS, tfds:NAME or hf:NAME")
         return self.data
+
+    @property
+    def subset(self) -> TrainingSubset:
+        """The training images that are used."""
+        return TrainingSubset(self.train_fraction, self.shots, self.subset_seed)
 
     @property
     def global_batch(self) -> int:
@@ -58,6 +64,8 @@ class TrainConfig(TrainOptions):
             span = re.fullmatch(r"(\d+):(\d+)", self.profile)
             if not span or not 1 <= int(span[1]) <= int(span[2]):
                 raise UserError(f"--profile must be START:STOP in steps from 1, such as 20:25, got {self.profile!r}")
+        if self.train_fraction is not None and self.shots is not None:
+            raise UserError("--train-fraction and --shots both choose the training images: leave one of them out")
         self._check_effects()
 
     def _check_effects(self) -> None:
@@ -71,6 +79,8 @@ class TrainConfig(TrainOptions):
             ("warmup_learning_rate", self.warmup_epochs, "give --warmup-epochs with it"),
             ("mix_off_epoch", mixes, "give --mixup or --cutmix with it"),
             ("ema_start", self.ema_decay, "give --ema-decay with it"),
+            ("subset_seed", self.train_fraction or self.shots, "give --train-fraction or --shots with it"),
+            ("crop_interpolation", not self.squash, "--squash crops nothing, give --no-squash with it"),
         ):
             if name in given and not has_effect:
                 raise UserError(f"--{name.replace('_', '-')} has no effect here: {why}, or leave it out")

@@ -75,6 +75,32 @@ def test_squashing_resizes_the_whole_image(noise):
         np.testing.assert_array_equal(image, whole)
 
 
+def test_repeats_come_in_turns_and_are_augmented_anew(noise):
+    whole = collect(noise, 15, repeats=3)  # Six visits to every image: two permutations in as many steps as ever.
+    labels = np.concatenate([batch["label"] for batch in whole])
+    images = np.concatenate([batch["image"] for batch in whole])
+    once = np.concatenate([batch["label"] for batch in collect(noise, 5)])
+    for pair in range(10):
+        first, second = once[2 * pair : 2 * pair + 2]
+        assert labels[6 * pair : 6 * pair + 6].tolist() == [first, second] * 3
+    assert np.bincount(labels[:30]).tolist() == np.bincount(labels[30:]).tolist() == [3] * 10
+    assert len(np.unique(images.reshape(60, -1), axis=0)) == 60
+    for process in range(2):
+        late = collect(noise, 2, repeats=3, start_step=7, process=(process, 2))
+        for batch, share in zip(whole[7:], late, strict=False):
+            np.testing.assert_array_equal(share["image"], batch["image"][share["index"]])
+
+
+def test_crops_are_resized_by_either_kernel(noise):
+    made = {
+        kernel: np.concatenate([batch["image"] for batch in collect(noise, 5, interpolation=kernel)])
+        for kernel in ("bicubic", "bilinear", "random")
+    }
+    np.testing.assert_array_equal(made["bicubic"], np.concatenate([batch["image"] for batch in collect(noise, 5)]))
+    equal = {kernel: (made["random"] == made[kernel]).all((1, 2, 3)).sum() for kernel in ("bicubic", "bilinear")}
+    assert sum(equal.values()) == 20 and 4 < equal["bicubic"] < 16
+
+
 @pytest.fixture
 def damaged(tmp_path):
     """Ten image files: the third holds text and the seventh is missing."""

@@ -7,7 +7,7 @@ from gcvit_flax.data.datasets import open_data
     ("spec", "expected"),
     [
         ("folder:/no/such/place", "/no/such/place is not a folder"),
-        ("imagenet", "unknown data 'imagenet': expected digits, folder:PATH or tfds:NAME"),
+        ("imagenet", "unknown data 'imagenet': expected digits, folder:PATH, tfds:NAME or hf:NAME_OR_PATH"),
         ("folder:", "unknown data"),
     ],
 )
@@ -22,5 +22,11 @@ def test_a_bad_fraction():
 
 
 def test_digits_have_no_splits():
-    with pytest.raises(ValueError, match="digits has no split 'test': leave --split out"):
-        open_data("digits", split="test")
+    for spec, split in (("digits", "test"), ("digits[test]", None), ("digits[test,test]", None)):
+        with pytest.raises(ValueError, match="digits has no split 'test': leave --split out, and brackets"):
+            open_data(spec, split=split)
+
+
+def test_the_validation_part_is_named_once():
+    with pytest.raises(ValueError, match=r"names the validation part, and so does --split test: leave one of them out"):
+        open_data("digits[train,val]", split="test")

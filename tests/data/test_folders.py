@@ -34,6 +34,30 @@ def test_the_three_folder_layouts(photos, tmp_path):
     assert len(open_data(f"folder:{tmp_path / 'a'}").validation) == 24
 
 
+def test_parts_are_folders_by_name(photos, tmp_path):
+    for name in ("train", "val", "extra"):
+        shutil.copytree(photos / ("val" if name == "val" else "train"), tmp_path / name)
+    for spec, roots, counts in (
+        ("[extra]", ("extra", "val"), (24, 9)),
+        ("[extra,train]", ("extra", "train"), (24, 24)),
+        ("[val]", ("val", "val"), (6, 3)),  # What is trained on is not validated on: some is held out of it.
+    ):
+        data = open_data(f"folder:{tmp_path}{spec}", 0.25)
+        assert (len(data.train), len(data.validation)) == counts
+        for source, root in zip((data.train, data.validation), roots, strict=True):
+            assert {path.parts[-3] for path, _ in examples(source)} == {root}
+        assert not {*examples(data.train)} & {*examples(data.validation)}
+    with pytest.raises(ValueError, match=r"no folder 'train\[:10%\]' to use as the split: it holds extra, train, val"):
+        open_data(f"folder:{tmp_path}[train[:10%]]")
+
+
+def test_brackets_may_be_part_of_a_folders_name(photos, tmp_path):
+    root = tmp_path / "my [old] photos[train]"
+    shutil.copytree(photos, root)
+    assert len(open_data(f"folder:{root}").validation) == 9
+    assert len(open_data(f"folder:{root}[val]").train) == 6
+
+
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.9])
 def test_the_held_out_part_does_not_change(tmp_path, fraction):
     """It is drawn class by class from the sorted names: runs that were begun before resume with the same images."""

@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.data.batches import evaluation_batches, training_batches
 from gcvit_flax.data.datasets import open_data
+from gcvit_flax.data.training_subset import TrainingSubset
 from gcvit_flax.errors import UserError
 
 SIZE = Preprocessing((16, 16))
@@ -85,6 +86,27 @@ def test_split_syntax_is_taken_and_slices_are_disjoint(prepare):
         open_data("tfds:three_colors", 0.001)
     with pytest.raises(UserError, match=r"has no split 'holdout' .*: it has train, and parts of them"):
         open_data("tfds:three_colors", split="holdout")
+
+
+def test_named_parts_are_trained_on_and_the_rest_is_held_out_of_them(prepare):
+    prepare("train", "test")
+    whole = read_images(open_data("tfds:three_colors", split="train").validation)
+    data = open_data("tfds:three_colors[train[:50%]]")
+    assert read_images(data.train) == whole[:12] and len(data.validation) == 9
+    data = open_data("tfds:three_colors[train[:18],train[18:]]")
+    assert read_images(data.train) == whole[:18] and read_images(data.validation) == whole[18:]
+    data = open_data("tfds:three_colors[train[50%:]+test]", 0.2)  # Nothing is left to validate on.
+    assert (len(data.train), len(data.validation)) == (17, 4)
+    everything = read_images(data.train) + read_images(data.validation)
+    assert everything[:12] == whole[12:]
+    with pytest.raises(UserError, match="one image is not enough to hold some out"):
+        open_data("tfds:three_colors[test[:1]+train[:0]]")
+
+
+def test_few_shots_read_the_labels_from_the_records(prepare):
+    prepare("train")
+    train = open_data("tfds:three_colors", subset=TrainingSubset(shots=2)).train
+    assert sorted(train[index][1] for index in range(len(train))) == [0, 0, 1, 1, 2, 2]
 
 
 def read_images(source) -> list[bytes]:

@@ -213,6 +213,11 @@ def test_the_options_are_those_of_training():
         (["imagenet", "--examples", "500"], 1000, 500),
         (["finetune", "--num-classes", "7"], 7, None),
         (["finetune", "--data", "folder:P", "--num-classes", "7", "--examples", "90"], 7, 90),
+        (["imagenet", "--train-fraction", "0.1"], 1000, 128_117),
+        (["imagenet", "--shots", "5"], 1000, 5000),
+        (["finetune", "--data", "folder:P", "--num-classes", "7", "--shots", "5"], 7, 35),
+        (["imagenet", "--data", "tfds:imagenet2012[train[:10%]]"], 1000, None),
+        (["imagenet", "--data", "tfds:imagenet2012[train[:10%]]", "--train-fraction", "0.1"], 1000, None),
     ],
     ids=str,
 )

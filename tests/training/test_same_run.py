@@ -64,6 +64,31 @@ def test_an_option_that_an_older_version_lacked_had_its_default():
     assert "(mixup was 0.0 and is now 0.8): use the same options (--mixup 0.0)" in refusal(older, facts(mixup=0.8))
 
 
+def test_other_parts_of_the_data_are_refused():
+    first = facts(data="tfds:pets[train[:50%]]", data_parts="train[:50%]")
+    check(first, facts(data="tfds:moved/pets[train[:50%]]", data_parts="train[:50%]"))
+    expected = "(data_parts was 'train[:50%]' and is now 'train[50%:]'): use the same options ("
+    message = refusal(first, facts(data="tfds:pets[train[50%:]]", data_parts="train[50%:]"))
+    assert expected in message and "--data 'tfds:pets[train[:50%]]' as it was" in message
+    older = facts()  # Which knew no parts.
+    check(older, facts(data_parts=""))
+    assert "data_parts was '' and is now 'val'" in refusal(older, facts(data_parts="val"))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "typed"),
+    [
+        ({"train_fraction": 0.1}, {"train_fraction": 0.2}, "--train-fraction 0.1"),
+        ({"shots": 5}, {}, "--shots 5"),
+        ({"shots": 5}, {"shots": 5, "subset_seed": 1}, "--subset-seed 0"),
+        ({"repeated_augmentation": 3}, {}, "--repeated-augmentation 3"),
+        ({}, {"crop_interpolation": "random"}, "--crop-interpolation bicubic"),
+    ],
+)
+def test_other_images_or_crops_are_refused(before, now, typed):
+    assert f"use the same options ({typed})" in refusal(facts(**before), facts(**now))
+
+
 def test_an_option_that_this_version_lacks():
     check(facts(new_head=False, distill=None, noise=0.0), facts())
     message = refusal(facts(distill="teacher", model={}, gcvit_flax_version="9.9"), facts())

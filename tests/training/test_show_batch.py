@@ -52,7 +52,7 @@ def test_mistakes_are_reported_in_one_sentence(monkeypatch, capsys, tmp_path, sm
     needs_data = small[:1] + small[3:]
     status, said = show(monkeypatch, capsys, tmp_path / "out.png", *needs_data)
     assert status == 1 and said == (
-        "error: this preset has no data of its own: give --data folder:PHOTOS or --data tfds:NAME\n"
+        "error: this preset has no data of its own: give --data folder:PHOTOS, tfds:NAME or hf:NAME\n"
     )
     for name, arguments, words in (
         ("out.xyz", [], "not supported"),

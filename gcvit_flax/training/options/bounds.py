@@ -22,6 +22,7 @@ class Bounds(NamedTuple):
 
 POSITIVE = Bounds("positive", 0, low_open=True)
 NOT_NEGATIVE = Bounds("at least 0", 0)
+FRACTION = Bounds("above 0 and at most 1", 0, 1, low_open=True, high_open=False)
 SHARE = Bounds("at least 0 and below 1", 0, 1)
 PROBABILITY = Bounds("from 0 to 1", 0, 1, high_open=False)
 MAGNITUDE = Bounds("from 0 to 10", 0, 10, high_open=False)

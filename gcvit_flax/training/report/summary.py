@@ -23,9 +23,11 @@ def describe_run(
     places = f"{count} {devices[0].platform} device{'s'[: count > 1]}"
     if processes > 1:
         places += f" of {processes} processes"
+    subset = f", --train-fraction {config.train_fraction:g}" if config.train_fraction else ""
+    subset += f", --shots {config.shots}" if config.shots else ""
     return (
         f"model: {parameters}, {size} px, {len(data.class_names)} classes (gcvit_flax {gcvit_flax.__version__})\n"
-        f"data: {len(data.train):,} training and {len(data.validation):,} validation images ({config.data})\n"
+        f"data: {len(data.train):,} training and {len(data.validation):,} validation images ({config.data}{subset})\n"
         f"run: steps {start_step + 1:,} to {plan.last_step:,} of {plan.total_steps:,}, {config.batch_size} images "
         f"each, on {places}, in {config.workdir}\n"
         "compiling the training step (once; later runs find it in the cache) ..."
