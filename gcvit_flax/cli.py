@@ -10,6 +10,8 @@ from typing import Any
 
 from gcvit_flax.errors import UserError
 
+MODEL_HELP = "a folder that the trainer or the converter wrote, or the name of published weights"
+
 # Installed by the extra [train].
 _TRAINING_LIBRARIES = ("optax", "grain", "tensorflow_datasets", "array_record", "tyro", "tensorboardX", "simplejpeg")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gcvit_flax.cli import program_name, run_cli
+from gcvit_flax.cli import MODEL_HELP, program_name, run_cli
 from gcvit_flax.errors import UserError
 from gcvit_flax.visualize.png import check_writable
 from gcvit_flax.weights.classes import imagenet_classes
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=program_name("python -m gcvit_flax.evaluate"), description=__doc__)
-    parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
+    parser.add_argument("model", metavar="MODEL_DIR", help=MODEL_HELP)
     parser.add_argument("--data", required=True, help="digits, folder:PATH or tfds:NAME")
     parser.add_argument("--split", help="part to evaluate on (default: val, else test, else the held-out fraction)")
     parser.add_argument(
@@ -93,13 +93,14 @@ def evaluate(
     from gcvit_flax.visualize.confusion import draw_confusion
     from gcvit_flax.weights.folder_config import class_names, read_folder_config
     from gcvit_flax.weights.model_folder import load_model
+    from gcvit_flax.weights.pretrained import find_model_folder
 
     enable_compilation_cache()
     simulate_devices(devices)
     chosen = choose_devices(batch_size, devices)
     if confusion is not None:
         check_writable(confusion)
-    folder_config = read_folder_config(model_dir)
+    folder_config = read_folder_config(find_model_folder(model_dir))
     if val_fraction is None:  # The training run's own: another could hold out images that were trained on.
         val_fraction = (folder_config["provenance"] or {}).get("val_fraction", 0.1)
     data = open_data(data_spec, val_fraction, split)

@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from gcvit_flax.classify import predict
-from gcvit_flax.cli import program_name, run_cli
+from gcvit_flax.cli import MODEL_HELP, program_name, run_cli
 from gcvit_flax.data.image_files import find_images
 from gcvit_flax.errors import UserError
 from gcvit_flax.visualize.png import check_writable
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=program_name("python -m gcvit_flax.predict"), description=__doc__)
-    parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
+    parser.add_argument("model", metavar="MODEL_DIR", help=MODEL_HELP)
     parser.add_argument(
         "inputs",
         metavar="INPUT",
@@ -101,9 +102,11 @@ def open_classifier(model_dir: str, whole: bool = False) -> "tuple[GCViT, dict[s
     from gcvit_flax.devices import enable_compilation_cache, simulate_devices
     from gcvit_flax.weights.folder_config import class_names, read_folder_config
     from gcvit_flax.weights.model_folder import load_model
+    from gcvit_flax.weights.pretrained import find_model_folder
 
     simulate_devices()
     enable_compilation_cache()
+    model_dir = os.fspath(find_model_folder(model_dir))
     model, variables = load_model(model_dir, pad_to_windows=whole or None)
     if not model.config.num_classes:
         raise UserError(f"{model_dir} has no classifier head (num_classes is 0): predict needs a model with classes")

@@ -18,7 +18,7 @@ ROOMS = {
     "base": ("atomic", "cli", "config", "devices", "errors", "references", "storage", "variants"),
     "inference": ("inference",),
     "tasks": ("classify", "export_stablehlo"),
-    "programs": ("attention_maps", "convert_weights", "evaluate", "export", "plan", "predict", "train"),
+    "programs": ("attention_maps", "convert_weights", "evaluate", "export", "plan", "predict", "summary", "train"),
     "scripts": ("scripts",),
 }
 
@@ -41,7 +41,8 @@ MAX_LINES = 200
 MAX_FUNCTION_LINES = 60
 # Where two rooms really need the same word, with the reason.
 REPEATED_BASENAMES = {
-    "plan.py": "gcvit-plan plans a run on other devices; training/plan.py has a run's plan of its steps"
+    "plan.py": "gcvit-plan plans a run on other devices; training/plan.py has a run's plan of its steps",
+    "summary.py": "gcvit-summary is of a network; training/report/summary.py of a run that has ended",
 }
 
 

@@ -5,10 +5,11 @@ import threading
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags
+from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from gcvit_flax.config import Size
+from gcvit_flax.data.bands import RGB, read_picture
 from gcvit_flax.data.decode import ImageSource, open_image, to_rgb
 from gcvit_flax.data.resize import resize_crop
 
@@ -17,14 +18,23 @@ _thread = threading.local()  # Its `buffer` holds each JPEG in turn: fresh memor
 
 
 def random_resized_crop(
-    source: ImageSource, size: Size, rng: np.random.Generator, area: tuple[float, float], name: str = ""
+    source: ImageSource,
+    size: Size,
+    rng: np.random.Generator,
+    area: tuple[float, float],
+    name: str = "",
+    channels: int = RGB,
 ) -> np.ndarray:
-    """A random crop of a share in `area` of the image, resized to (height, width) `size`: uint8 (H, W, 3).
+    """A random crop of a share in `area` of the image, resized to (height, width) `size`: (H, W, channels).
 
     A JPEG whose crop is much larger than `size` is decoded at a half, a quarter or an eighth of its size, and never
     smaller than twice `size`: that is several times faster, and the antialiased resize that follows gives the same
-    pixels within a few gray levels. `source` and `name` are as in `decode`, and so are the errors.
+    pixels within a few gray levels. The other arguments and the errors are those of `read_picture`.
     """
+    if channels != RGB:
+        picture = read_picture(source, name, channels)
+        random_box = _random_box(picture.size, rng, area)
+        return np.asarray(picture.resize(size[::-1], Image.Resampling.BICUBIC, random_box))
     with open_image(source, name) as image:
         # A file that is not decoded yet, in a color model that simplejpeg converts to RGB.
         jpeg = image if isinstance(image, JpegImageFile) and image.fp and image.mode in ("RGB", "L") else None

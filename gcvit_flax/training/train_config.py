@@ -55,6 +55,8 @@ class TrainOptions:
     image_size: int | Pair | None = None
     # Default: as many as the data has.
     num_classes: int | None = None
+    # Image channels. If not RGB's 3, they are measured, and colors not augmented. Default: 3, or that of --init-from.
+    in_channels: int | None = _option(None, POSITIVE)
     # Which public implementation's forward pass: official, gcvit_tf or keras_io. Default: official, or that of
     # --init-from.
     reference: Literal["official", "gcvit_tf", "keras_io"] | None = None
