@@ -19,6 +19,7 @@ _HOMES = {
     "VARIANTS": "gcvit_flax.variants",
     "attention_map": "gcvit_flax.visualize.attention_weights",
     "attention_weights": "gcvit_flax.visualize.attention_weights",
+    "convert": "gcvit_flax.weights.convert",
     "create_model": "gcvit_flax.model.gcvit",
     "fuse_parameters": "gcvit_flax.model.fuse",
     "grad_cam": "gcvit_flax.visualize.grad_cam",
@@ -27,6 +28,7 @@ _HOMES = {
     "preprocess": "gcvit_flax.data.preprocess",
     "save_model": "gcvit_flax.weights.model_folder",
     "simulate_devices": "gcvit_flax.devices",
+    "write_weights": "gcvit_flax.weights.write",
 }
 _FORMER_NAMES = {"fold_for_inference": "fuse_parameters"}
 __all__ = [*_HOMES]
@@ -48,8 +50,10 @@ if TYPE_CHECKING:  # For editors and type checkers, which do not run the code be
     from gcvit_flax.visualize.attention_weights import attention_map as attention_map
     from gcvit_flax.visualize.attention_weights import attention_weights as attention_weights
     from gcvit_flax.visualize.grad_cam import grad_cam as grad_cam
+    from gcvit_flax.weights.convert import convert as convert
     from gcvit_flax.weights.model_folder import load_model as load_model
     from gcvit_flax.weights.model_folder import save_model as save_model
+    from gcvit_flax.weights.write import write_weights as write_weights
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gcvit_flax.cli import program_name, run_cli
+from gcvit_flax.cli import MODEL_HELP, program_name, run_cli
 from gcvit_flax.config import NUM_LEVELS, GCViTConfig
 from gcvit_flax.data.crops import evaluation_crop
 from gcvit_flax.data.decode import decode
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=program_name("python -m gcvit_flax.attention_maps"), description=__doc__)
-    parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
+    parser.add_argument("model", metavar="MODEL_DIR", help=MODEL_HELP)
     parser.add_argument("image", metavar="IMAGE", nargs="?", help="an image file; --bias needs none")
     parser.add_argument("out", metavar="OUT.png", type=Path, help="the picture; a single map is as large as the image")
     parser.add_argument("--level", default="2", help="0 to 3, or all (default: 2)")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gcvit_flax.config import Preprocessing
+from gcvit_flax.data.bands import read_picture
 from gcvit_flax.data.crops import evaluation_crop, whole_image
-from gcvit_flax.data.decode import decode
 from gcvit_flax.data.preprocess import normalize
 from gcvit_flax.errors import UserError
 from gcvit_flax.weights.classes import best_classes, wordnet_ids
@@ -68,9 +68,9 @@ def apply_to_files(
 
 
 def _read(path: str, preprocessing: Preprocessing, whole: bool) -> np.ndarray | UserError:
-    """The network's view of a file, uint8 (H, W, 3), or why it cannot be read; the full-size image is not kept."""
+    """The network's view of a file, (H, W, channels), or why it cannot be read; the full-size image is not kept."""
     try:
-        image = decode(path)
+        image = read_picture(path, channels=preprocessing.channels)
         if min(image.size) < 2:
             raise UserError(
                 f"{path}: {image.width}x{image.height} px, expected at least 2 per side; replace or remove it"
@@ -94,7 +94,7 @@ def _outputs(
         size = min(batch_size, 1 << (len(same) - 1).bit_length()) if shrink else batch_size
         for start in range(0, len(same), size):
             batch = same[start : start + size]
-            padded = np.zeros((size, *shape), np.uint8)
+            padded = np.zeros((size, *shape), images[batch[0]].dtype)
             padded[: len(batch)] = [images[index] for index in batch]
             rows = np.asarray(predictor(normalize(padded, preprocessing)))
             outputs |= zip(batch, rows, strict=False)  # Leaves out the rows of the padding.

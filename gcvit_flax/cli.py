@@ -11,6 +11,8 @@ from typing import Any
 
 from gcvit_flax.errors import UserError
 
+MODEL_HELP = "a folder that the trainer or the converter wrote, or the name of published weights"
+
 # Installed by the extra [train].
 _TRAINING_LIBRARIES = ("optax", "grain", "tensorflow_datasets", "array_record", "tyro", "tensorboardX", "simplejpeg")
 
@@ -82,7 +84,7 @@ def program_name(default: str) -> str:
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
     """Adds the model folder and the images that a program applies it to."""
-    parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
+    parser.add_argument("model", metavar="MODEL_DIR", help=MODEL_HELP)
     parser.add_argument(
         "inputs",
         metavar="INPUT",

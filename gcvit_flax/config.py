@@ -48,6 +48,7 @@ class GCViTConfig:
     relative_position_bias: Literal["per_head", "flattened"] = "per_head"
     query_pool_padding: Literal["-inf", "zero"] = "-inf"
     pad_to_windows: bool = False
+    in_channels: int = 3
 
     def __post_init__(self) -> None:
         image_size = as_pair("image_size", self.image_size)
@@ -83,10 +84,9 @@ class GCViTConfig:
         for name in ("dropout_rate", "attention_dropout_rate", "drop_path_rate"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
-        if self.mlp_ratio <= 0 or self.num_classes < 0:
-            raise UserError(
-                f"mlp_ratio must be positive and num_classes at least 0, got {self.mlp_ratio} and {self.num_classes}"
-            )
+        if self.mlp_ratio <= 0 or self.num_classes < 0 or self.in_channels < 1:
+            found = f"{self.mlp_ratio}, {self.num_classes} and {self.in_channels}"
+            raise UserError(f"mlp_ratio must be positive, num_classes at least 0, in_channels at least 1, got {found}")
         check_choice("relative_position_bias", self.relative_position_bias, ("per_head", "flattened"))
         check_choice("query_pool_padding", self.query_pool_padding, ("-inf", "zero"))
         _ = self.query_stages
@@ -125,7 +125,7 @@ class Preprocessing:
 
     `crop_mode` "center" scales the image until it covers image_size / crop_fraction and cuts the middle; "squash"
     resizes to that size without keeping the aspect ratio, then cuts the middle. `image_size` is (height, width) in
-    pixels; mean and std are on the scale 0..1.
+    pixels; mean and std, one for each channel, are on the scale 0..1, or in the units of data that are real numbers.
     """
 
     image_size: Size = (224, 224)
@@ -143,6 +143,13 @@ class Preprocessing:
         check_choice("kernel", self.kernel, ("bicubic", "bilinear"))
         if not 0.0 < self.crop_fraction <= 1.0:
             raise UserError(f"crop_fraction must be above 0 and at most 1, got {self.crop_fraction}")
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise UserError(f"mean and std need one number for each channel, got {self.mean} and {self.std}")
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the network's input."""
+        return len(self.mean)
 
 
 def as_pair(name: str, value: int | Sequence[int]) -> Size:

@@ -18,7 +18,8 @@ Converts GCViT weights of Keras, TensorFlow or PyTorch into a model folder, and 
 
   SOURCE  a .keras, .weights.h5, .h5, .pth, .pth.tar or .safetensors file, its http(s) URL, or a published name
   DEST    the model folder to write
-  with --to: SOURCE is a model folder, and DEST a .keras or .weights.h5 (keras_io, gcvit_tf) or .safetensors file
+  with --to: SOURCE is a model folder, and DEST a .keras or .weights.h5 (keras_io, gcvit_tf), or a
+           .safetensors, .pth or .pth.tar file (official, timm)
 """
 _WIDTH = 120
 

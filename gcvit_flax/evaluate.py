@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gcvit_flax.cli import add_data_options, check_minimum, program_name, run_cli
+from gcvit_flax.cli import MODEL_HELP, add_data_options, check_minimum, program_name, run_cli
 from gcvit_flax.errors import UserError
 from gcvit_flax.visualize.png import check_writable
 from gcvit_flax.weights.classes import match_classes
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=program_name("python -m gcvit_flax.evaluate"), description=__doc__)
-    parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
+    parser.add_argument("model", metavar="MODEL_DIR", help=MODEL_HELP)
     add_data_options(parser)
     parser.add_argument("--devices", type=int, help="devices to use (default: all that divide the batch)")
     parser.add_argument("--confusion", metavar="OUT.png", type=Path, help="draw the confusion matrix")
@@ -82,13 +82,14 @@ def evaluate(
     from gcvit_flax.visualize.confusion import draw_confusion
     from gcvit_flax.weights.folder_config import class_names, held_out_fraction, read_folder_config
     from gcvit_flax.weights.model_folder import load_model
+    from gcvit_flax.weights.pretrained import find_model_folder
 
     enable_compilation_cache()
     simulate_devices(devices)
     chosen = choose_devices(batch_size, devices)
     if confusion is not None:
         check_writable(confusion)
-    folder_config = read_folder_config(model_dir)
+    folder_config = read_folder_config(find_model_folder(model_dir))
     data = open_to_evaluate(data_spec, held_out_fraction(folder_config, val_fraction), split)
     model, variables = load_model(model_dir)
     classes = match_classes(data.class_names, folder_config["class_names"], model.config.num_classes)

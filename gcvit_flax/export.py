@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
-from gcvit_flax.cli import program_name, run_cli
+from gcvit_flax.cli import MODEL_HELP, program_name, run_cli
 from gcvit_flax.errors import UserError
 from gcvit_flax.export_stablehlo import PLATFORMS, PROGRAM_NAME, TOLERANCES, export_model
 from gcvit_flax.weights.folder_config import FOLDER_CONFIG_NAME
@@ -17,7 +17,7 @@ _DYNAMIC = "dynamic"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exports, and prints what was written and how it was checked."""
     parser = argparse.ArgumentParser(prog=program_name("python -m gcvit_flax.export"), description=__doc__)
-    parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
+    parser.add_argument("model", metavar="MODEL_DIR", help=MODEL_HELP)
     parser.add_argument("out", metavar="OUT", help=f"the folder to write {PROGRAM_NAME} and {FOLDER_CONFIG_NAME} into")
     parser.add_argument("--batch", default=_DYNAMIC, help="images per call: a number, or dynamic (default) for any")
     parser.add_argument(

@@ -18,12 +18,14 @@ import numpy as np
 import gcvit_flax
 from gcvit_flax.atomic import replacing_folder
 from gcvit_flax.config import check_choice
+from gcvit_flax.data.bands import RGB
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.fuse import fuse_parameters
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.storage import check_on_disk
 from gcvit_flax.weights.folder_config import FOLDER_CONFIG_NAME, folder_config_text, read_folder_config
 from gcvit_flax.weights.model_folder import load_model
+from gcvit_flax.weights.pretrained import find_model_folder
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 PROGRAM_NAME = "model.stablehlo"
@@ -72,6 +74,7 @@ def export_model(
         check_choice("a platform", name, PLATFORMS)
     check_choice("dtype", dtype, tuple(TOLERANCES))
     _check_replaceable(out)
+    model_dir = find_model_folder(model_dir)
     folder_config = read_folder_config(model_dir)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         model, variables = load_model(model_dir, dtype=jnp.dtype(dtype))
@@ -106,7 +109,9 @@ def _export(
 ) -> jax.export.Exported:
     """The model with fused parameters inside, as an exported function of images alone."""
     fused, constants = fuse_parameters(model, variables)
-    shape = jax.export.symbolic_shape("{}, {}, {}, 3".format(batch or "batch", *model.preprocessing.image_size))
+    shape = jax.export.symbolic_shape(
+        "{}, {}, {}, {}".format(batch or "batch", *model.preprocessing.image_size, model.config.in_channels)
+    )
     function = jax.jit(lambda images: fused.apply(constants, images))
     return jax.export.export(function, platforms=platforms)(jax.ShapeDtypeStruct(shape, jnp.float32))
 
@@ -120,6 +125,7 @@ def _make_description(
         shape = [side if isinstance(side, int) else str(side) for side in aval.shape]
         return {"name": name, "shape": shape, "dtype": str(aval.dtype)}
 
+    colors = "RGB" if model.config.in_channels == RGB else f"{model.config.in_channels} channels"
     return {
         "format": _FORMAT,
         "format_version": 1,
@@ -130,7 +136,7 @@ def _make_description(
         "calling_convention_version": exported.calling_convention_version,
         "platforms": list(exported.platforms),
         "input": array("images", exported.in_avals[0])
-        | {"values": "RGB, resized and cropped as in preprocessing, then (pixel / 255 - mean) / std"},
+        | {"values": f"{colors}, resized and cropped as in preprocessing, then (pixel / 255 - mean) / std"},
         "output": array("logits" if model.config.num_classes else "features", exported.out_avals[0]),
         "compute_dtype": dtype,
         "preprocessing": dataclasses.asdict(model.preprocessing),
@@ -151,8 +157,8 @@ def _compare_in_new_process(
       UserError: a program that does not run, or logits that differ by more than the tolerance.
     """
     batches = [1, 3] if batch is None else [batch]
-    images = np.random.default_rng(0).normal(size=(max(batches), *model.preprocessing.image_size, 3))
-    images = images.astype(np.float32)
+    size = (max(batches), *model.preprocessing.image_size, model.config.in_channels)
+    images = np.random.default_rng(0).normal(size=size).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/images.npy", images)
         command = [sys.executable, "-c", _CALLER, program, folder, *batches]

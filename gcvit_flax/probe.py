@@ -9,17 +9,18 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
-from gcvit_flax.cli import add_data_options, check_minimum, program_name, run_cli
+from gcvit_flax.cli import MODEL_HELP, add_data_options, check_minimum, program_name, run_cli
 from gcvit_flax.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Probes and prints; accuracies are exact over the whole validation part."""
     parser = argparse.ArgumentParser(prog=program_name("python -m gcvit_flax.probe"), description=__doc__)
-    parser.add_argument("model", metavar="MODEL_DIR", help="a folder that the trainer or the converter wrote")
+    parser.add_argument("model", metavar="MODEL_DIR", help=MODEL_HELP)
     add_data_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="draws the fifth that settings are chosen on")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -63,9 +64,11 @@ def probe(
     from gcvit_flax.features.probes import rate_features
     from gcvit_flax.weights.folder_config import held_out_fraction, read_folder_config
     from gcvit_flax.weights.model_folder import load_model
+    from gcvit_flax.weights.pretrained import find_model_folder
 
     enable_compilation_cache()
     simulate_devices()
+    model_dir = os.fspath(find_model_folder(model_dir))
     data = open_data(data_spec, held_out_fraction(read_folder_config(model_dir), val_fraction), split)
     if data.train[0][2] == data.validation[0][2]:
         raise UserError(f"{data_spec} has no training part beside its validation part: a probe needs both")

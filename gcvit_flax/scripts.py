@@ -62,6 +62,13 @@ def attention_maps() -> None:
     run_cli(main)
 
 
+def summary() -> None:
+    """gcvit-summary: python -m gcvit_flax.summary."""
+    from gcvit_flax.summary import main
+
+    run_cli(main)
+
+
 def plan() -> None:
     """gcvit-plan: python -m gcvit_flax.plan."""
     from gcvit_flax.plan import main

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from gcvit_flax.config import GCViTConfig, Preprocessing, Size, as_pair, check_choice
 from gcvit_flax.errors import UserError
 from gcvit_flax.references import REFERENCES
@@ -55,18 +57,44 @@ VARIANTS = {
     "gcvit_large_512": _large(512, 0.1),
 }
 
+# On ImageNet-1k, in percent, by the official release's table; the last two were pretrained on ImageNet-21k.
+PUBLISHED_TOP1 = {
+    "gcvit_xxtiny": 79.9,
+    "gcvit_xtiny": 82.0,
+    "gcvit_tiny": 83.5,
+    "gcvit_tiny2": 83.7,
+    "gcvit_small": 84.3,
+    "gcvit_small2": 84.8,
+    "gcvit_base": 85.0,
+    "gcvit_large": 85.7,
+    "gcvit_large_384": 87.4,
+    "gcvit_large_512": 87.6,
+}
+
 # Evaluation crops of the official release; 1.0 and "center" for all other variants.
 _CROP_FRACTIONS = dict.fromkeys(("gcvit_xtiny", "gcvit_tiny2", "gcvit_small", "gcvit_small2"), 0.875)
 _CROP_MODES = dict.fromkeys(("gcvit_large_384", "gcvit_large_512"), "squash")
 
 
-def default_preprocessing(variant: str | None, image_size: Size) -> Preprocessing:
+def default_preprocessing(variant: str | None, image_size: Size, in_channels: int = 3) -> Preprocessing:
     """The official evaluation crop of `variant` at `image_size`; a full center crop for None."""
-    if variant is None:
-        return Preprocessing(image_size)
-    return Preprocessing(
-        image_size, crop_fraction=_CROP_FRACTIONS.get(variant, 1.0), crop_mode=_CROP_MODES.get(variant, "center")
-    )
+    variant = variant or ""
+    crop_fraction, crop_mode = _CROP_FRACTIONS.get(variant, 1.0), _CROP_MODES.get(variant, "center")
+    return for_channels(Preprocessing(image_size, crop_fraction, crop_mode), in_channels)
+
+
+def for_channels(preprocessing: Preprocessing, channels: int) -> Preprocessing:
+    """`preprocessing` for images of another number of channels, which take turns with its means and deviations.
+
+    A single channel takes their averages.
+    """
+    if channels == preprocessing.channels:
+        return preprocessing
+    values = np.array([preprocessing.mean, preprocessing.std])
+    if channels == 1:
+        values = values.mean(1, keepdims=True)
+    mean, std = values[:, np.arange(channels) % values.shape[1]].tolist()
+    return dataclasses.replace(preprocessing, mean=mean, std=std)
 
 
 def resolve_config(
@@ -109,7 +137,8 @@ def resolve_config(
 
 
 def variant_name(config: GCViTConfig) -> str | None:
-    """The published variant with this backbone, for any classes, regularization and reference, or None."""
+    """The published variant with this backbone, for any channels, classes, regularization and reference, or None."""
     ignored = ("num_classes", "drop_path_rate", "dropout_rate", "attention_dropout_rate", "pad_to_windows")
-    free = {name: getattr(config, name) for name in (*ignored, "relative_position_bias", "query_pool_padding")}
+    settings = ("relative_position_bias", "query_pool_padding", "in_channels")
+    free = {name: getattr(config, name) for name in (*ignored, *settings)}
     return next((name for name, known in VARIANTS.items() if dataclasses.replace(known, **free) == config), None)

@@ -27,6 +27,7 @@ PROGRAMS = {
     "gcvit-export": "gcvit_flax.export",
     "gcvit-attention-maps": "gcvit_flax.attention_maps",
     "gcvit-plan": "gcvit_flax.plan",
+    "gcvit-summary": "gcvit_flax.summary",
 }
 HEAVY = ("tensorflow", "torch", "matplotlib", "grain", "tensorflow_datasets")
 

@@ -27,6 +27,7 @@ ROOMS = {
         "plan",
         "predict",
         "probe",
+        "summary",
         "train",
     ),
     "scripts": ("scripts",),
@@ -55,7 +56,8 @@ MAX_LINES = 200
 MAX_FUNCTION_LINES = 60
 # Where two rooms really need the same word, with the reason.
 REPEATED_BASENAMES = {
-    "plan.py": "gcvit-plan plans a run on other devices; training/plan.py has a run's plan of its steps"
+    "plan.py": "gcvit-plan plans a run on other devices; training/plan.py has a run's plan of its steps",
+    "summary.py": "gcvit-summary is of a network; training/report/summary.py of a run that has ended",
 }
 
 

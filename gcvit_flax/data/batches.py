@@ -1,4 +1,4 @@
-"""Batches of decoded uint8 images: Grain reads and decodes ahead while the devices compute.
+"""Batches of decoded images: Grain reads and decodes ahead while the devices compute.
 
 A training batch is a function of (seed, step) alone. Process p of P takes the p-th contiguous block of each global
 batch, so the global batches are the same for any number of processes and devices.
@@ -18,8 +18,9 @@ import grain
 import numpy as np
 
 from gcvit_flax.config import Preprocessing
+from gcvit_flax.data.bands import pixel_type, read_picture
 from gcvit_flax.data.crops import evaluation_crop
-from gcvit_flax.data.decode import UnreadableImage, decode
+from gcvit_flax.data.decode import UnreadableImage
 from gcvit_flax.data.positions import global_position, repeated_position
 from gcvit_flax.data.random_crop import Interpolation, random_resized_crop
 from gcvit_flax.data.sources import Source
@@ -50,7 +51,7 @@ def training_batches(
     workers: int = 0,
     process: tuple[int, int] = (0, 1),
 ) -> Generator[Batch, None, None]:
-    """Endless batches from `start_step` on: image uint8 (b, H, W, 3), label (b,), index (b,).
+    """Endless batches from `start_step` on: image (b, H, W, channels), label (b,), index (b,).
 
     Every epoch is a new permutation and batches may span two epochs, so each example is seen exactly once per epoch.
     With `repeats` each is seen that often in succession (repeated augmentation, Hoffer et al., 2020), and a permutation
@@ -64,16 +65,17 @@ def training_batches(
     Raises:
       UserError: (a ValueError, from `next`) an image that cannot be read; with `skip_corrupt`, only if none can.
     """
-    local = batch_size // process[1]
+    local, channels = batch_size // process[1], preprocessing.channels
     whole = dataclasses.replace(preprocessing, crop_mode="squash", crop_fraction=1.0)
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
 
     def load(index: int, rng: np.random.Generator) -> Example:
         image, label, name = source[index]
         if squash:
-            pixels = evaluation_crop(decode(image, name), whole)
+            pixels = evaluation_crop(read_picture(image, name, channels), whole)
         else:
-            pixels = random_resized_crop(image, preprocessing.image_size, rng, crop_area, name, interpolation)
+            size = preprocessing.image_size
+            pixels = random_resized_crop(image, size, rng, crop_area, name, channels, interpolation)
         return {"image": pixels, "label": np.int32(label)}
 
     if skip_corrupt:
@@ -93,7 +95,8 @@ def training_batches(
 
 
 def _batch_bytes(batch_size: int, preprocessing: Preprocessing) -> int:
-    return batch_size * math.prod(preprocessing.image_size) * 3
+    channels = preprocessing.channels
+    return batch_size * math.prod(preprocessing.image_size) * channels * pixel_type(channels).itemsize
 
 
 def _batches(
@@ -144,7 +147,7 @@ def evaluation_batches(
     workers: int = 0,
     process: tuple[int, int] = (0, 1),
 ) -> Generator[Batch, None, None]:
-    """One pass over `source`: image uint8 (b, H, W, 3), label (b,) and mask (b,), False for padding.
+    """One pass over `source`: image (b, H, W, channels), label (b,) and mask (b,), False for padding.
 
     Every process yields the same number of batches, as collective operations need. With `skip_corrupt` images that
     cannot be read are masked too. `workers` is that of `training_batches`.
@@ -152,14 +155,16 @@ def evaluation_batches(
     Raises:
       UserError: (a ValueError, from `next`) an image that cannot be read, unless `skip_corrupt`.
     """
-    blank = {"image": np.zeros((*preprocessing.image_size, 3), np.uint8), "label": np.int32(0), "mask": np.bool_(False)}
+    channels = preprocessing.channels
+    no_image = np.zeros((*preprocessing.image_size, channels), pixel_type(channels))
+    blank = {"image": no_image, "label": np.int32(0), "mask": np.bool_(False)}
 
     def load(position: int) -> Example:
         index, reason = global_position(position, batch_size, process), ""
         if index < len(source):
             try:
                 image, label, name = source[index]
-                pixels = evaluation_crop(decode(image, name), preprocessing)
+                pixels = evaluation_crop(read_picture(image, name, channels), preprocessing)
                 return {"image": pixels, "label": np.int32(label), "mask": np.bool_(True), "error": np.str_()}
             except UnreadableImage as error:
                 if not skip_corrupt:

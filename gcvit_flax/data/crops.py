@@ -7,13 +7,14 @@ import numpy as np
 from PIL import Image
 
 from gcvit_flax.config import Preprocessing
+from gcvit_flax.data.bands import Picture
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _ASPECT_RATIOS = (0.5, math.sqrt(0.5), 1.0, math.sqrt(2), 2.0)
 
 
-def evaluation_crop(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """The crop that a network is evaluated on, uint8 (H, W, 3): antialiased resize, then the center."""
+def evaluation_crop(image: Picture, preprocessing: Preprocessing) -> np.ndarray:
+    """The crop that a network is evaluated on, (H, W, channels): antialiased resize, then the center."""
     height, width = preprocessing.image_size
     resized = _resized_size(image, preprocessing)
     if image.size != resized:
@@ -22,7 +23,7 @@ def evaluation_crop(image: Image.Image, preprocessing: Preprocessing) -> np.ndar
     return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
-def crop_box(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, float, float, float]:
+def crop_box(image: Picture, preprocessing: Preprocessing) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of the evaluation crop, in pixels of `image`."""
     resized, (height, width) = _resized_size(image, preprocessing), preprocessing.image_size
     left, top = _crop_corner(resized, preprocessing)
@@ -30,7 +31,7 @@ def crop_box(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, f
     return left * x, top * y, (left + width) * x, (top + height) * y
 
 
-def _resized_size(image: Image.Image, preprocessing: Preprocessing) -> tuple[int, int]:
+def _resized_size(image: Picture, preprocessing: Preprocessing) -> tuple[int, int]:
     """(width, height) that the image is resized to before the crop."""
     height, width = preprocessing.image_size
     width, height = math.floor(width / preprocessing.crop_fraction), math.floor(height / preprocessing.crop_fraction)
@@ -46,7 +47,7 @@ def _crop_corner(resized: tuple[int, int], preprocessing: Preprocessing) -> tupl
     return round((resized[0] - width) / 2), round((resized[1] - height) / 2)
 
 
-def whole_image(image: Image.Image, preprocessing: Preprocessing) -> Preprocessing:
+def whole_image(image: Picture, preprocessing: Preprocessing) -> Preprocessing:
     """Preprocessing that keeps the whole image: it is squashed to the nearest of five shapes of about the same area.
 
     The aspect ratios (width / height) are about 1/2, 0.7, 1, 1.4 and 2, and sides are multiples of 32 px, so that at

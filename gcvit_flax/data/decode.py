@@ -11,7 +11,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from gcvit_flax.errors import UserError
 
-# A file's path, encoded bytes, a Pillow image, or a uint8 array (H, W) or (H, W, C), C being 1, 3 or 4.
+# A file's path (.npy files too), encoded bytes, a Pillow image, or a uint8 array (H, W) or (H, W, C), C being 1, 3 or
+# 4; for networks of other channels see `bands`.
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
 
@@ -42,6 +43,9 @@ def open_image(source: ImageSource, name: str) -> Iterator[Image.Image]:
     if isinstance(source, np.ndarray):
         yield _from_array(source, name or "array")
         return
+    if isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".npy":
+        yield _from_array(read_npy(source), name or str(source))
+        return
     name = name or ("image" if isinstance(source, bytes) else str(source))
     try:
         if not isinstance(source, bytes) and not Path(source).is_file():
@@ -59,6 +63,16 @@ def open_image(source: ImageSource, name: str) -> Iterator[Image.Image]:
         raise UnreadableImage(f"{name}: not an image that Pillow can read; replace or remove it") from error
     except Exception as error:  # Damaged files make Pillow raise nearly everything, struct.error and RuntimeError too.
         raise UnreadableImage(f"{name}: not an image that Pillow can read ({error}); replace or remove it") from error
+
+
+def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
+    """The array in an .npy file, which cannot run code."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UnreadableImage(
+            f"{path}: not an .npy file that NumPy can read ({error}); replace or remove it"
+        ) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -74,11 +74,12 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's name has the extension of a format that Pillow can read."""
+    """Whether a file's name has the extension of a format that Pillow can read, or .npy."""
     return os.path.splitext(name)[1].lower() in _extensions()
 
 
 @functools.cache
 def _extensions() -> frozenset[str]:
     kinds = Image.registered_extensions()  # Registers all of Pillow's formats.
-    return frozenset(ext for ext, kind in kinds.items() if kind in Image.OPEN and kind not in _UNREADABLE_FORMATS)
+    readable = (ext for ext, kind in kinds.items() if kind in Image.OPEN and kind not in _UNREADABLE_FORMATS)
+    return frozenset({*readable, ".npy"})

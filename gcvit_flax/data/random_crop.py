@@ -6,10 +6,11 @@ from typing import Literal
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags
+from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from gcvit_flax.config import Size
+from gcvit_flax.data.bands import RGB, read_picture
 from gcvit_flax.data.decode import ImageSource, open_image, to_rgb
 from gcvit_flax.data.resize import resize_crop
 
@@ -24,15 +25,21 @@ def random_resized_crop(
     rng: np.random.Generator,
     area: tuple[float, float],
     name: str = "",
+    channels: int = RGB,
     interpolation: Interpolation = "bicubic",
 ) -> np.ndarray:
-    """A random crop of a share in `area` of the image, resized to (height, width) `size`: uint8 (H, W, 3).
+    """A random crop of a share in `area` of the image, resized to (height, width) `size`: (H, W, channels).
 
     A JPEG whose crop is much larger than `size` is decoded at a half, a quarter or an eighth of its size, and never
     smaller than twice `size`: that is several times faster, and the antialiased resize that follows gives the same
-    pixels within a few gray levels. With the `interpolation` random it is one of the two others. `source` and `name`
-    are as in `decode`, and so are the errors.
+    pixels within a few gray levels. With the `interpolation` random it is one of the two others. The other arguments
+    and the errors are those of `read_picture`.
     """
+    if channels != RGB:
+        picture = read_picture(source, name, channels)
+        random_box = _random_box(picture.size, rng, area)
+        kernel = Image.Resampling[_draw_kernel(rng, interpolation).upper()]
+        return np.asarray(picture.resize(size[::-1], kernel, random_box))
     with open_image(source, name) as image:
         # A file that is not decoded yet, in a color model that simplejpeg converts to RGB.
         jpeg = image if isinstance(image, JpegImageFile) and image.fp and image.mode in ("RGB", "L") else None
@@ -52,10 +59,16 @@ def random_resized_crop(
         top, bottom = height - bottom, height - top
     if turned:
         left, top, right, bottom, size = top, left, bottom, right, size[::-1]
-    kernel = ("bicubic", "bilinear")[rng.integers(2)] if interpolation == "random" else interpolation
-    crop = resize_crop(pixels, (left / factor, top / factor, right / factor, bottom / factor), size, kernel)
+    box = left / factor, top / factor, right / factor, bottom / factor
+    crop = resize_crop(pixels, box, size, _draw_kernel(rng, interpolation))
     crop = crop.swapaxes(0, 1) if turned else crop
     return crop[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+
+
+def _draw_kernel(rng: np.random.Generator, interpolation: Interpolation) -> Literal["bicubic", "bilinear"]:
+    if interpolation != "random":
+        return interpolation
+    return "bilinear" if rng.integers(2) else "bicubic"
 
 
 def _decode_jpeg(image: JpegImageFile, at_most: float) -> tuple[np.ndarray, int]:

@@ -14,12 +14,15 @@ from gcvit_flax.model.kernels.tpu.mbconv import Params, fit_kernels, mbconv
 from gcvit_flax.model.layers import LAYER_NORM_EPSILON, Dense, LayerNorm, conv_init
 from gcvit_flax.model.rematerialize import save_for_backward
 
-# The stem's bias, the only one of a convolution, is drawn like a kernel: uniform(+-1/sqrt(fan in)).
-STEM_INIT_BOUND = (3 * 3 * 3) ** -0.5
+
+def stem_init_bound(in_channels: int) -> float:
+    """The bound of the stem's bias, the only one of a convolution: drawn like a kernel, uniform(+-1/sqrt(fan in))."""
+    return (3 * 3 * in_channels) ** -0.5
 
 
-def _stem_bias_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    return jax.random.uniform(key, shape, dtype, -STEM_INIT_BOUND, STEM_INIT_BOUND)
+def _stem_bias_init(key: jax.Array, shape: tuple[int, ...], in_channels: int) -> jax.Array:
+    bound = stem_init_bound(in_channels)
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
 class StridedConv(nn.Module):
@@ -34,10 +37,11 @@ class StridedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", conv_init, (3, 3, x.shape[-1], self.features))
+        in_channels = x.shape[-1]
+        kernel = self.param("kernel", conv_init, (3, 3, in_channels, self.features))
         x = strided_conv3x3(x, kernel.astype(self.dtype))
         if self.use_bias:
-            x = add_bias(x, self.param("bias", _stem_bias_init, (self.features,)))
+            x = add_bias(x, self.param("bias", _stem_bias_init, (self.features,), in_channels))
         return x
 
 
@@ -122,7 +126,7 @@ def _normalized_kernel(params: Params, x: jax.Array) -> jax.Array:
 
 
 class PatchEmbed(nn.Module):
-    """The stem: a strided convolution and a ReduceSize, images (B, H, W, 3) -> (B, H/4, W/4, features)."""
+    """The stem: a strided convolution and a ReduceSize, images (B, H, W, in) -> (B, H/4, W/4, features)."""
 
     features: int
     dtype: Any = jnp.float32

@@ -25,7 +25,7 @@ from gcvit_flax.variants import default_preprocessing, resolve_config, variant_n
 
 
 class GCViT(nn.Module):
-    """Images (B, H, W, 3), normalized as `preprocessing` says, to float32 logits (B, num_classes).
+    """Images (B, H, W, in_channels), normalized as `preprocessing` says, to float32 logits (B, num_classes).
 
     Parameters are float32; `dtype` is what the layers compute in, with statistics, softmax and logits in float32, or
     in float64 if that is `dtype`.
@@ -126,12 +126,13 @@ def create_model(
     config = resolve_config(variant, reference=reference, **fields)
     # Under pad_to_windows config.image_size is nominal, and the size asked for is that of the inputs.
     image_size = fields.get("image_size", config.image_size)
-    return GCViT(config, default_preprocessing(variant_name(config), image_size), dtype=dtype, remat=remat)
+    preprocessing = default_preprocessing(variant_name(config), image_size, config.in_channels)
+    return GCViT(config, preprocessing, dtype=dtype, remat=remat)
 
 
 def _check_images(images: jax.Array, config: GCViTConfig) -> None:
-    if images.ndim != 4 or images.shape[-1] != 3:
-        raise UserError(f"images must have shape (B, H, W, 3), got {images.shape}")
+    if images.ndim != 4 or images.shape[-1] != config.in_channels:
+        raise UserError(f"images must have shape (B, H, W, {config.in_channels}), got {images.shape}")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(
             f"images hold {images.dtype}, expected normalized floating-point values: gcvit_flax.preprocess makes them"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gcvit_flax.config import GCViTConfig
-from gcvit_flax.model.convs import STEM_INIT_BOUND
+from gcvit_flax.model.convs import stem_init_bound
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.model.layers import NORMAL_STD
 
@@ -34,7 +34,7 @@ def init_params(model: GCViT, key: jax.Array) -> dict[str, Any]:
 @functools.lru_cache
 def abstract_params(model: GCViT) -> dict[str, Any]:
     """The parameter tree of `model` as shapes and dtypes, without computing any; not to be changed."""
-    images = jax.ShapeDtypeStruct((1, *model.config.image_size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *model.config.image_size, model.config.in_channels), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), images)["params"]
 
 
@@ -65,7 +65,7 @@ def _distribution(path: Path, shape: Shape, config: GCViTConfig) -> tuple[str, f
     if name == "bias" and not stem:
         return "constant", 0.0
     if stem:
-        return "uniform", STEM_INIT_BOUND
+        return "uniform", stem_init_bound(config.in_channels)
     if name == "kernel" and layer in _CONV_LAYERS:
         return "uniform", math.prod(shape[:-1]) ** -0.5
     return "normal", NORMAL_STD

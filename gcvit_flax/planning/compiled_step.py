@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gcvit_flax.data.bands import pixel_type
 from gcvit_flax.errors import UserError, summarize_error
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.planning.topologies import Topology
@@ -87,8 +88,9 @@ class StepCompiler:
         """Shapes and dtypes of what the step takes: the state, a batch as the input makes it, key, learning rate."""
         devices = len(self._topology.devices)
         share = (devices, batch_size // devices)
+        size, channels = self._model.preprocessing.image_size, self._model.preprocessing.channels
         batch = {
-            "image": jax.ShapeDtypeStruct((*share, *self._model.preprocessing.image_size, 3), jnp.uint8),
+            "image": jax.ShapeDtypeStruct((*share, *size, channels), pixel_type(channels)),
             "label": jax.ShapeDtypeStruct(share, jnp.int32),
             "index": jax.ShapeDtypeStruct(share, jnp.int32),
         }

@@ -9,6 +9,8 @@ from etils import epath
 
 import gcvit_flax
 from gcvit_flax import storage
+from gcvit_flax.data.bands import RGB
+from gcvit_flax.data.channel_statistics import measure_channels
 from gcvit_flax.data.datasets import open_data
 from gcvit_flax.data.sources import Dataset
 from gcvit_flax.data.spec import parse_spec
@@ -105,6 +107,8 @@ def _make_run(workdir: epath.Path, config: TrainConfig, data: Dataset, saved: di
     if saved is None:
         _check_init_from_lies_elsewhere(config, workdir)
         model = build_model(config, data.class_names)
+        if config.in_channels not in (None, RGB):
+            model = model.clone(preprocessing=measure_channels(data.train, model.preprocessing))
     else:
         model = rebuild_model(config, saved, workdir)
     config = resolve_defaults(config, model.config)

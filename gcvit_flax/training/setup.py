@@ -14,6 +14,7 @@ from gcvit_flax.model.init import init_params
 from gcvit_flax.training.train_config import TrainConfig
 from gcvit_flax.weights.folder_config import read_folder_config
 from gcvit_flax.weights.model_folder import adapted_model, adapted_params
+from gcvit_flax.weights.pretrained import find_model_folder
 from gcvit_flax.weights.tree import unflatten
 
 _SHAPE_FIELDS = ("embed_dim", "depths", "num_heads", "window_size")
@@ -33,6 +34,7 @@ def build_model(config: TrainConfig, class_names: tuple[str, ...]) -> GCViT:
         )
     options: dict[str, Any] = {"reference": config.reference, "dtype": jnp.dtype(config.dtype), "remat": config.remat}
     options["num_classes"] = num_classes
+    options |= _given(config, ("in_channels",))
     if config.init_from is None:
         fields = _given(config, (*_SHAPE_FIELDS, *_RATE_FIELDS, "image_size"))
         model = create_model(config.variant or "gcvit_xxtiny", **options, **fields)
@@ -79,7 +81,8 @@ def _given(config: TrainConfig, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _check_same_network(config: TrainConfig) -> None:
-    folder_config = read_folder_config(config.init_from)
+    assert config.init_from is not None
+    folder_config = read_folder_config(find_model_folder(config.init_from))
     for name in _given(config, _SHAPE_FIELDS):
         raise UserError(f"--{name.replace('_', '-')} cannot change the network of --init-from: leave it out")
     if config.variant not in (None, folder_config["variant"]):

@@ -1,4 +1,4 @@
-"""Weights adapted to another configuration: other windows, number of classes or reference."""
+"""Weights adapted to another configuration: other windows, channels, number of classes or reference."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,15 @@ from gcvit_flax.errors import UserError
 from gcvit_flax.model.layers import NORMAL_STD
 from gcvit_flax.weights.resample import resample_tables
 
-_REPORTED = ("image_size", "num_classes", "relative_position_bias", "query_pool_padding", "pad_to_windows")
+_STEM = "patch_embed/proj/kernel"
+_REPORTED = (
+    "image_size",
+    "num_classes",
+    "in_channels",
+    "relative_position_bias",
+    "query_pool_padding",
+    "pad_to_windows",
+)
 
 
 def adapt(
@@ -17,8 +25,8 @@ def adapt(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """The flat parameters of `config` made to fit `new_config`, and a line for each change.
 
-    Relative position bias tables are resampled to new windows. Another number of classes gives a new head, with a
-    normal(0, 0.02) kernel drawn from `seed` and zero bias.
+    Relative position bias tables are resampled to new windows, and the stem's kernel is fitted to other channels.
+    Another number of classes gives a new head, with a normal(0, 0.02) kernel drawn from `seed` and zero bias.
 
     Raises:
       UserError: the query generators of the two configurations differ in their poolings, hence in their weights.
@@ -40,10 +48,26 @@ def adapt(
             f"to {new_config.window_size}"
         )
     flat = resample_tables(flat, config, new_config)
+    if config.in_channels != new_config.in_channels:
+        flat[_STEM] = _fit_channels(flat[_STEM], new_config.in_channels)
+        how = "summed over them" if new_config.in_channels == 1 else "repeated and rescaled"
+        notes.append(f"the stem's kernel for {config.in_channels} channels is {how}")
     if config.num_classes != new_config.num_classes:
         flat, note = _replace_head(flat, new_config, seed)
         notes.append(note)
     return flat, notes
+
+
+def _fit_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """A kernel (h, w, in, out) for another number of channels, as timm fits it.
+
+    For one channel it is summed, which gives what the same gray in all channels gave. More channels take turns with
+    those that there are, rescaled so that channels that are alike still give the same sum.
+    """
+    if channels == 1:
+        return kernel.sum(2, keepdims=True)
+    before = kernel.shape[2]
+    return kernel[:, :, np.arange(channels) % before] * np.float32(before / channels)
 
 
 def _replace_head(flat: Mapping[str, np.ndarray], config: GCViTConfig, seed: int) -> tuple[dict[str, np.ndarray], str]:

@@ -73,11 +73,12 @@ def describe(config: GCViTConfig) -> str:
     """A configuration in one line: its variant's name, or the fields that set it apart from every variant."""
     size = "{}x{}".format(*config.image_size)
     name = variant_name(config)
+    channels = "" if config.in_channels == 3 else f", {config.in_channels} channels"
     if name is not None:
-        return f"{name}, {size} px, {config.num_classes} classes"
+        return f"{name}, {size} px{channels}, {config.num_classes} classes"
     windows = ", ".join(f"{height}x{width}" for height, width in config.window_size)
     return (
-        f"no published variant: {size} px, {config.num_classes} classes, embed_dim {config.embed_dim}, "
+        f"no published variant: {size} px{channels}, {config.num_classes} classes, embed_dim {config.embed_dim}, "
         f"depths {config.depths}, num_heads {config.num_heads}, windows {windows}, mlp_ratio {config.mlp_ratio:g}, "
         f"layer_scale {config.layer_scale}"
     )

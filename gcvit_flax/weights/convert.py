@@ -16,10 +16,10 @@ from gcvit_flax.weights.adapt import adapt
 from gcvit_flax.weights.classes import imagenet_classes
 from gcvit_flax.weights.conversion_report import TRAINED_NOTICE, ConversionReport, describe
 from gcvit_flax.weights.download import fetch, is_published, origin, sha256
-from gcvit_flax.weights.model_folder import save_model
 from gcvit_flax.weights.published import LICENSE
 from gcvit_flax.weights.read import read_config, read_parameters
 from gcvit_flax.weights.recognize import open_weight_file
+from gcvit_flax.weights.save_folder import save_model
 from gcvit_flax.weights.tree import unflatten
 
 _IMAGENET_CLASSES = 1000
@@ -77,7 +77,7 @@ def convert(
     kept_imagenet_head = config.num_classes == new_config.num_classes == _IMAGENET_CLASSES
     save_model(
         dest,
-        GCViT(new_config, default_preprocessing(name, new_config.image_size)),
+        GCViT(new_config, default_preprocessing(name, new_config.image_size, new_config.in_channels)),
         {"params": unflatten(flat)},
         class_names=imagenet_classes() if kept_imagenet_head else None,
         provenance=report.provenance(),

@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gcvit_flax.errors import UserError
-from gcvit_flax.weights.published import PUBLISHED, Published
+from gcvit_flax.weights.published import PUBLISHED, Published, find_published
 
 logger = logging.getLogger("gcvit_flax")
 
@@ -32,7 +32,9 @@ def fetch(source: str | os.PathLike[str]) -> Path:
     source = os.fspath(source)
     if Path(source).exists():
         return Path(source)
-    published = Published(source) if source.startswith(("http://", "https://")) else PUBLISHED.get(source)
+    published = find_published(source)
+    if published is None and source.startswith(("http://", "https://")):
+        published = Published(source)
     if published is None:
         names = ", ".join(PUBLISHED)
         raise UserError(f"{source} is not there: expected a file, an http(s) URL or one of the names {names}")
@@ -41,8 +43,8 @@ def fetch(source: str | os.PathLike[str]) -> Path:
 
 def is_published(source: str | os.PathLike[str], path: Path) -> bool:
     """Whether `source`, a name or URL, or the size of its file `path` is in the table of published files."""
-    source, size = os.fspath(source), path.stat().st_size
-    return source in PUBLISHED or any(source == entry.url or size == entry.size for entry in PUBLISHED.values())
+    size = path.stat().st_size
+    return find_published(os.fspath(source)) is not None or any(size == entry.size for entry in PUBLISHED.values())
 
 
 def origin(source: str | os.PathLike[str], path: Path) -> str:
@@ -50,7 +52,8 @@ def origin(source: str | os.PathLike[str], path: Path) -> str:
     source = os.fspath(source)
     if path == Path(source):
         return path.name
-    return PUBLISHED[source].url if source in PUBLISHED else source
+    published = find_published(source)
+    return published.url if published else source
 
 
 def cache_folder() -> Path:
@@ -68,14 +71,24 @@ def download(published: Published, folder: Path) -> Path:
       UserError: the server cannot be reached, does not answer with the file or sends too little of it, or the file is
         not the known one.
     """
-    # Files at several URLs may share a name.
-    target = folder / hashlib.sha256(published.url.encode()).hexdigest()[:8] / published.url.rsplit("/", 1)[-1]
+    target = place(published, folder)
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.parent, published.url):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{target.parent} cannot be made ({error.strerror or error}): let XDG_CACHE_HOME name another folder"
+            ) from None
+        with locked(target.parent, published.url):
             if not target.exists():  # Another process may have downloaded it meanwhile.
                 _download(published, target)
     return target
+
+
+def place(published: Published, folder: Path) -> Path:
+    """Where in `folder` the file at `published.url` is kept."""
+    # Files at several URLs may share a name.
+    return folder / hashlib.sha256(published.url.encode()).hexdigest()[:8] / published.url.rsplit("/", 1)[-1]
 
 
 def sha256(path: Path) -> str:
@@ -85,14 +98,14 @@ def sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, url: str) -> Iterator[None]:
-    """Locks `folder` for this process: two downloads into one .partial file would overwrite each other."""
+def locked(folder: Path, url: str) -> Iterator[None]:
+    """Locks `folder` for this process: two that write the same draft would overwrite each other's."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logger.warning("another process is downloading %s: waiting for it", url)
+            logger.warning("another process is fetching %s: waiting for it", url)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError:  # Some network file systems have no locks.
             pass

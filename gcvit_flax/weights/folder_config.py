@@ -15,6 +15,7 @@ from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.storage import check_reachable
 from gcvit_flax.variants import variant_name
 from gcvit_flax.weights.checksums import checksum
+from gcvit_flax.weights.published import PUBLISHED
 
 FOLDER_CONFIG_NAME = "config.json"
 FORMAT = "gcvit_flax model folder"
@@ -47,11 +48,16 @@ def make_folder_config(
     """The content of config.json for `model`; `checkpoint` is the name of the Orbax folder beside it.
 
     Raises:
-      UserError: the number of class names is not the head's number of classes.
+      UserError: the class names are not as many as the head's classes, or the means not as many as the channels.
     """
     if class_names is not None and len(class_names) != model.config.num_classes:
         raise UserError(
             f"{len(class_names)} class names for a head of {model.config.num_classes} classes: give one name per class"
+        )
+    if model.preprocessing.channels != model.config.in_channels:
+        raise UserError(
+            f"the preprocessing has mean and std of {model.preprocessing.channels} channels, and the network takes "
+            f"{model.config.in_channels}: give the model a preprocessing for them"
         )
     return {
         "format": FORMAT,
@@ -117,7 +123,10 @@ def read_folder_config(path: epath.PathLike) -> dict[str, Any]:
     folder = epath.Path(path)
     config_path = folder / FOLDER_CONFIG_NAME
     if not folder.is_dir():
-        raise UserError(f"{path} is not a model folder: no such directory; convert weights or train a model first")
+        raise UserError(
+            f"{path} is not a model folder: no such directory; convert weights or train a model first, or give one of "
+            f"the published names {', '.join(PUBLISHED)}"
+        )
     try:
         content = config_path.read_bytes()
         folder_config = json.loads(content)

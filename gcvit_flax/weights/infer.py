@@ -35,6 +35,7 @@ def infer_config(shapes: Mapping[str, Shape], *, image_size: Size | None, stored
     tables = [rf"levels_{level}/blocks_\d+/attn/relative_position_bias_table" for level in range(NUM_LEVELS)]
     heads = [_vote(shapes, table, lambda shape: shape[-1]) for table in tables]
     windows = [_window_side(_vote(shapes, table, lambda shape: shape[0])) for table in tables]
+    stem = shapes.get("patch_embed/proj/kernel", ())
     fields: dict[str, Any] = {
         "window_size": tuple((side, side) for side in windows),
         "embed_dim": dim,
@@ -44,6 +45,7 @@ def infer_config(shapes: Mapping[str, Shape], *, image_size: Size | None, stored
         "qkv_bias": any(name.endswith("/qkv/bias") for name in shapes),
         "layer_scale": _DEFAULT_LAYER_SCALE if any(name.endswith("/gamma1") for name in shapes) else None,
         "num_classes": shapes["head/kernel"][-1] if "head/kernel" in shapes else 0,
+        "in_channels": stem[2] if len(stem) == 4 else 3,
     }
     modules = tuple(
         1 + _largest(shapes, rf"levels_{level}/q_global_gen/to_q_global_(\d+)/") for level in range(NUM_LEVELS)

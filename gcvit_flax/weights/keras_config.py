@@ -41,5 +41,5 @@ def keras_config(config: GCViTConfig, target: str) -> dict[str, Any]:
         "class_name": "GCViT",
         **location[target],
         "config": arguments | own[target],
-        "build_config": {"input_shape": [1, *config.image_size, 3]},
+        "build_config": {"input_shape": [1, *config.image_size, config.in_channels]},
     }

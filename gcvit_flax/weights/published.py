@@ -43,3 +43,14 @@ PUBLISHED = {
         }.items()
     },
 }
+
+
+def find_published(name: str) -> Published | None:
+    """The entry with this key, address or file name, given with or without the file's type; None without one."""
+    if name in PUBLISHED:
+        return PUBLISHED[name]
+    for entry in PUBLISHED.values():
+        file = entry.url.rsplit("/", 1)[-1]
+        if name in (entry.url, file, file.removesuffix(".tar").rsplit(".", 1)[0]):
+            return entry
+    return None

@@ -15,13 +15,12 @@ from gcvit_flax.weights.names import KERAS_CLASSES
 from gcvit_flax.weights.safetensors_file import open_safetensors
 from gcvit_flax.weights.tensors import Tensor
 from gcvit_flax.weights.torch_file import open_torch
+from gcvit_flax.weights.wrappers import without_wrappers
 
 WEIGHT_FILE_TYPES = ".keras, .weights.h5, .h5, .pth, .pth.tar or .safetensors"
 
 # Known parts of a file that are not parameters of the network.
-_KNOWN_BUFFERS = ("relative_position_index", "seed_generator")
-
-_PARALLEL = "module."  # The prefix of all names if PyTorch trained the network on several devices.
+_KNOWN_BUFFERS = ("relative_position_index", "seed_generator", "n_averaged")
 
 _OTHER_MODELS = (
     ("a Swin Transformer", "layers.0.blocks.0.attn.relative_position_bias_table"),
@@ -84,8 +83,7 @@ def open_weight_file(path: Path, *, ema: bool = False) -> Iterator[WeightFile]:
             tensors = stack.enter_context(open_torch(path, ema=ema))
         else:
             tensors = stack.enter_context(open_safetensors(path))
-        if all(name.startswith(_PARALLEL) for name in tensors):
-            tensors = {name.removeprefix(_PARALLEL): tensor for name, tensor in tensors.items()}
+        tensors = without_wrappers(tensors)
         skipped = tuple(sorted(name for name in tensors if _is_known_buffer(name)))
         weights = {name: tensor for name, tensor in tensors.items() if name not in skipped}
         family = _family(path, weights, keras2)

@@ -20,12 +20,15 @@ from gcvit_flax.weights.keras_config import keras_config
 from gcvit_flax.weights.keras_file import write_keras_zip, write_weights_h5
 from gcvit_flax.weights.matching import names_in
 from gcvit_flax.weights.model_folder import read_folder
+from gcvit_flax.weights.pretrained import find_model_folder
 from gcvit_flax.weights.safetensors_file import write_safetensors
 from gcvit_flax.weights.tensors import from_ours
+from gcvit_flax.weights.torch_writer import write_torch
 
 TARGETS = ("keras_io", "gcvit_tf", "official", "timm")
 _QUERY_STAGES = (3, 2, 0, 0)  # The only ones that the other implementations build.
 _KERAS_SUFFIXES = (".keras", ".weights.h5")
+_TORCH_SUFFIXES = (".safetensors", ".pth", ".pth.tar")
 
 
 def write_weights(
@@ -46,9 +49,10 @@ def write_weights(
     check_on_disk(dest)
     dest = Path(dest)
     check_dest(dest, force)
-    suffixes = _KERAS_SUFFIXES if target in ("keras_io", "gcvit_tf") else (".safetensors",)
+    suffixes = _KERAS_SUFFIXES if target in ("keras_io", "gcvit_tf") else _TORCH_SUFFIXES
     if not dest.name.endswith(suffixes):
         raise UserError(f"{dest} does not have the type of {target} files: end its name in {' or '.join(suffixes)}")
+    folder = find_model_folder(folder)
     config, _, flat = read_folder(folder)
     config = resolve_config(config, reference=reference)
     check_expressible(config, target)
@@ -56,7 +60,9 @@ def write_weights(
     weights_license = read_folder_config(folder)["weights_licence"]
     dest.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(dest) as draft:
-        if target in ("official", "timm"):
+        if dest.name.endswith((".pth", ".pth.tar")):
+            write_torch(Path(draft), tensors, weights_license)
+        elif dest.name.endswith(".safetensors"):
             write_safetensors(Path(draft), tensors, {"licence": weights_license} if weights_license else {})
         elif dest.name.endswith(".keras"):
             write_keras_zip(Path(draft), tensors, keras_config(config, target))

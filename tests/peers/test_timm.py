@@ -22,16 +22,18 @@ def test_the_same_logits_there_and_back(peer, run_peer):
     stored = np.load(peer / "peer.npz")
     images, expected = stored["images"], stored["logits"]
     scale = np.abs(expected).max()
-    for name in ("peer.safetensors", "peer.pth"):
+    for name in ("peer.safetensors", "peer.pth", "compiled.pth"):
         report = convert(peer / name, peer / name.replace(".", "_"), variant="gcvit_xxtiny")
         assert report.family == "timm"
     model, variables = load_model(peer / "peer_pth")
-    jax.tree.map(np.testing.assert_array_equal, variables, load_model(peer / "peer_safetensors")[1])
+    for other in ("peer_safetensors", "compiled_pth"):
+        jax.tree.map(np.testing.assert_array_equal, variables, load_model(peer / other)[1])
     logits = np.asarray(jax.jit(model.apply)(variables, images))
     difference = np.abs(logits - expected).max() / scale
     print(f"largest difference of logits, relative to the largest, {difference:.2g}")
     assert difference < 1e-4
 
-    write_weights(peer / "peer_pth", peer / "back.safetensors", "timm")
-    run_peer("TIMM_PYTHON", "timm_peer.py", "load", peer / "back.safetensors", peer / "peer.npz")
-    np.testing.assert_array_equal(np.load(peer / "back.safetensors.npy"), expected)
+    for name in ("back.safetensors", "back.pth"):
+        write_weights(peer / "peer_pth", peer / name, "timm")
+        run_peer("TIMM_PYTHON", "timm_peer.py", "load", peer / name, peer / "peer.npz")
+        np.testing.assert_array_equal(np.load(peer / f"{name}.npy"), expected)

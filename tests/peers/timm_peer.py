@@ -1,6 +1,6 @@
 """timm's side of test_timm.py, to be run in the environment of requirements-timm.txt.
 
-python timm_peer.py save FOLDER       random weights to FOLDER/peer.safetensors and peer.pth, logits to peer.npz
+python timm_peer.py save FOLDER       random weights to FOLDER/peer.safetensors, peer.pth, compiled.pth, and peer.npz
 python timm_peer.py load FILE INPUTS  the logits that FILE gives for the images in INPUTS, to FILE.npy
 """
 
@@ -29,11 +29,13 @@ def save(folder: Path) -> None:
     np.savez(folder / "peer.npz", images=images, logits=logits(model, images))
     save_file(model.state_dict(), folder / "peer.safetensors")
     torch.save(model.state_dict(), folder / "peer.pth")
+    torch.save(torch.compile(model).state_dict(), folder / "compiled.pth")
 
 
 def load(file: Path, inputs: Path) -> None:
     model = timm.create_model("gcvit_xxtiny")
-    model.load_state_dict(load_file(file), strict=True)
+    state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+    model.load_state_dict(state, strict=True)
     np.save(f"{file}.npy", logits(model, np.load(inputs)["images"]))
 
 

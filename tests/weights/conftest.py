@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from file_server import serve
 from small import FIXTURES, random_variables
 
 from gcvit_flax.cli import run_cli
@@ -116,3 +117,9 @@ def h5_datasets():
         return {name: (values.dtype.str, values.shape, values.tobytes()) for name, values in found.items()}
 
     return read
+
+
+@pytest.fixture
+def server():
+    with serve() as server:
+        yield server

@@ -67,3 +67,37 @@ def test_padding_takes_another_size_with_the_weights_untouched(saved, micro, ass
     assert model.config.window_size == micro[0].config.window_size
     assert model.preprocessing.image_size == (100, 90)
     assert_same_tree(variables, micro[1])
+
+
+STEM = "patch_embed/proj/kernel"
+
+
+def test_one_channel_gets_the_sum_of_the_stem(saved, micro, logits, caplog):
+    """So that gray images give the logits that they gave in three equal channels."""
+    with caplog.at_level(logging.INFO, "gcvit_flax"):
+        model, variables = load_model(saved, in_channels=1)
+    assert "in_channels 3 becomes 1" in caplog.text and "summed" in caplog.text
+    gray = np.random.default_rng(0).normal(size=(1, 128, 128, 1)).astype(np.float32)
+    expected = logits(*micro, np.repeat(gray, 3, -1))
+    np.testing.assert_allclose(logits(model, variables, gray), expected, atol=1e-5 * np.abs(expected).max())
+    assert model.preprocessing.mean == pytest.approx((0.449,)) and model.preprocessing.std == pytest.approx((0.226,))
+
+
+def test_more_channels_repeat_the_stem_and_are_rescaled(saved, micro):
+    before = flatten(micro[1]["params"])
+    model, variables = load_model(saved, in_channels=5)
+    after = flatten(variables["params"])
+    assert model.config.in_channels == 5 and after[STEM].shape == (3, 3, 5, 8)
+    np.testing.assert_allclose(after[STEM], 3 / 5 * before[STEM][:, :, [0, 1, 2, 0, 1]], rtol=1e-6)
+    assert model.preprocessing.mean == (0.485, 0.456, 0.406, 0.485, 0.456)
+    assert {name for name in before if not np.array_equal(before[name], after[name])} == {STEM}
+    save_model(saved.parent / "five", model, variables)
+    again, _ = load_model(saved.parent / "five")
+    assert again == model
+
+
+def test_means_for_other_channels_are_refused(saved, tmp_path):
+    model, variables = load_model(saved, in_channels=5)
+    model = model.clone(preprocessing=create_model().preprocessing)
+    with pytest.raises(UserError, match="mean and std of 3 channels, and the network takes 5"):
+        save_model(tmp_path / "other", model, variables)

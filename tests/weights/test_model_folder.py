@@ -17,7 +17,7 @@ from small import flips, full_disk
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT, create_model
-from gcvit_flax.weights import checksums, model_folder
+from gcvit_flax.weights import checksums, model_folder, save_folder
 from gcvit_flax.weights.folder_config import read_folder_config
 from gcvit_flax.weights.model_folder import load_model, save_model
 from gcvit_flax.weights.tree import flatten, unflatten
@@ -107,7 +107,7 @@ def test_a_failure_leaves_the_old_folder(saved, micro, monkeypatch, failing, ass
     if failing == "save":
         monkeypatch.setattr(ocp.Checkpointer, "save", fail)
     else:
-        monkeypatch.setattr(model_folder, "replace_text", fail)
+        monkeypatch.setattr(save_folder, "replace_text", fail)
     error = UserError if failing == "save" else OSError
     with pytest.raises(error, match="disk full"):
         save_model(saved, micro[0], jax.tree.map(lambda leaf: 2 * leaf, micro[1]))

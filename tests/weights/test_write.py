@@ -1,6 +1,6 @@
-import dataclasses
 import io
 import json
+import pickletools
 import zipfile
 
 import numpy as np
@@ -25,8 +25,8 @@ TIMM = GCViTConfig(
 TARGETS = {
     "keras_io": (".keras", ".weights.h5"),
     "gcvit_tf": (".keras", ".weights.h5"),
-    "official": (".safetensors",),
-    "timm": (".safetensors",),
+    "official": (".safetensors", ".pth", ".pth.tar"),
+    "timm": (".safetensors", ".pth"),
 }
 
 
@@ -81,10 +81,11 @@ def test_index_buffers_are_the_official_ones(tmp_path, files):
                 np.testing.assert_array_equal(written[name], tensors[name].read())
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_out_and_in_again_is_bit_identical(tmp_path, make_variables, assert_same_tree, target):
-    suffix = TARGETS[target][0]
-    model, variables = create_model(TIMM, layer_scale=1e-5), make_variables(dataclasses.replace(TIMM, layer_scale=1e-5))
+@pytest.mark.parametrize("in_channels", [3, 5])
+@pytest.mark.parametrize(("target", "suffix"), [(target, suffix) for target in TARGETS for suffix in TARGETS[target]])
+def test_out_and_in_again_is_bit_identical(tmp_path, make_variables, assert_same_tree, target, suffix, in_channels):
+    model = create_model(TIMM, layer_scale=1e-5, in_channels=in_channels)
+    variables = make_variables(model.config)
     save_model(tmp_path / "m", model, variables)
     report = write_weights(tmp_path / "m", tmp_path / f"out{suffix}", target)
     assert ("its logits will differ" in report) == (target in ("keras_io", "gcvit_tf"))
@@ -99,6 +100,40 @@ def test_the_license_is_written(tmp_path, make_variables):
     write_weights(tmp_path / "m", tmp_path / "x.safetensors", "timm")
     with safetensors.safe_open(tmp_path / "x.safetensors", "numpy") as file:
         assert file.metadata() == {"format": "pt", "licence": "CC-BY-NC-SA-4.0"}
+    write_weights(tmp_path / "m", tmp_path / "x.pth", "timm")
+    with zipfile.ZipFile(tmp_path / "x.pth") as archive:
+        assert archive.read("archive/extra/license") == b"CC-BY-NC-SA-4.0"
+
+
+def test_a_torch_file_holds_what_the_safetensors_file_holds(tmp_path, files):
+    convert(files / "micro.nvlabs.pth.tar", tmp_path / "m")
+    for suffix in (".safetensors", ".pth"):
+        write_weights(tmp_path / "m", tmp_path / f"x{suffix}", "official")
+    expected = safetensors.numpy.load_file(tmp_path / "x.safetensors")
+    with open_torch(tmp_path / "x.pth", ema=False) as tensors:
+        assert tensors.keys() == expected.keys()
+        for name, tensor in tensors.items():
+            assert tensor.dtype == expected[name].dtype
+            np.testing.assert_array_equal(tensor.read(), expected[name])
+
+
+def test_a_torch_file_needs_no_more_than_weights_only_allows(tmp_path, make_variables):
+    """By the documented rules of torch.load(weights_only=True); `make test-timm` calls it."""
+    save_model(tmp_path / "m", create_model(TIMM), make_variables(TIMM))
+    write_weights(tmp_path / "m", tmp_path / "x.pth", "official")
+    with zipfile.ZipFile(tmp_path / "x.pth") as archive:
+        assert all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
+        operations = [*pickletools.genops(archive.read("archive/data.pkl"))]
+    assert {argument for operation, argument, _ in operations if operation.name == "GLOBAL"} == {
+        "torch FloatStorage",
+        "torch LongStorage",
+        "torch._utils _rebuild_tensor_v2",
+        "collections OrderedDict",
+    }
+    assert {operation.name for operation, *_ in operations} <= {
+        *("PROTO", "EMPTY_DICT", "MARK", "SETITEMS", "STOP", "BINUNICODE", "BININT", "TUPLE"),
+        *("GLOBAL", "BINPERSID", "REDUCE", "NEWFALSE"),
+    }
 
 
 def test_keras_gets_a_config_that_builds_the_same_network(tmp_path, files):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gcvit_flax.config import Preprocessing, Size
+from gcvit_flax.data.bands import RGB
 from gcvit_flax.data.preprocess import normalize
 from gcvit_flax.training.augment.erasing import draw_erasing, erase
 from gcvit_flax.training.augment.operations import draw_operations
@@ -16,12 +17,13 @@ from gcvit_flax.training.train_config import TrainConfig
 def augment(
     key: jax.Array, images: jax.Array, index: jax.Array, preprocessing: Preprocessing, config: TrainConfig
 ) -> jax.Array:
-    """Augments uint8 images (b, H, W, 3) as `config` says and normalizes them to float32.
+    """Augments images (b, H, W, channels) as `config` says and normalizes them to float32.
 
+    What changes colors, color jitter and RandAugment, is for RGB alone and left out for images of other channels.
     Each image's draw depends on `key`, one per step, and on the image's place `index` (b,) in the global batch.
     """
     size = images.shape[1], images.shape[2]
-    draws = jax.vmap(lambda i: draw(jax.random.fold_in(key, i), size, config))(index)
+    draws = jax.vmap(lambda i: draw(jax.random.fold_in(key, i), size, config, colors=images.shape[-1] == RGB))(index)
     if "flip" in draws:
         images = jnp.where(draws["flip"][:, None, None, None], images[:, :, ::-1], images)
     planes = jnp.moveaxis(images, -1, 1)
@@ -34,15 +36,15 @@ def augment(
     return erase(images, draws["erasing"]) if "erasing" in draws else images
 
 
-def draw(key: jax.Array, size: Size, config: TrainConfig) -> dict[str, Any]:
-    """Everything random about one image of `size`, by what it is for."""
+def draw(key: jax.Array, size: Size, config: TrainConfig, *, colors: bool = True) -> dict[str, Any]:
+    """Everything random about one image of `size`, by what it is for; without `colors`, nothing that changes them."""
     flip_key, color_key, erase_key = jax.random.split(key, 3)
     draws: dict[str, Any] = {}
     if config.flip:
         draws["flip"] = jax.random.bernoulli(flip_key)
-    if config.rand_augment:
+    if config.rand_augment and colors:
         draws["operations"] = draw_operations(color_key, config.rand_augment, size)
-    elif config.color_jitter:
+    elif config.color_jitter and colors:
         low, high = 1 - config.color_jitter, 1 + config.color_jitter
         draws["color_factors"] = jax.random.uniform(color_key, (3,), minval=low, maxval=high)
     if config.random_erasing:

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from gcvit_flax.training.options.bounds import POSITIVE, option
+
 Pair = tuple[int, int]
 Levels = tuple[int, int, int, int]
 
@@ -17,6 +19,8 @@ class NetworkOptions:
     image_size: int | Pair | None = None
     # Default: as many as the data has.
     num_classes: int | None = None
+    # Image channels. If not RGB's 3, they are measured, and colors not augmented. Default: 3, or that of --init-from.
+    in_channels: int | None = option(None, POSITIVE)
     # Which public implementation's forward pass: official, gcvit_tf or keras_io. Default: official, or that of
     # --init-from.
     reference: Literal["official", "gcvit_tf", "keras_io"] | None = None

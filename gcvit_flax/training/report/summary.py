@@ -3,6 +3,7 @@
 import jax
 
 import gcvit_flax
+from gcvit_flax.data.bands import RGB
 from gcvit_flax.data.sources import Dataset
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.model.init import abstract_params
@@ -19,6 +20,9 @@ def describe_run(
     if config.head_only:
         parameters += f", {sum(jax.tree.leaves(sizes['head'])):,} of them trained"
     size = "x".join(map(str, model.preprocessing.image_size))
+    channels = (
+        "" if model.config.in_channels == RGB else f", in_channels {model.config.in_channels} (colors are not changed)"
+    )
     count, processes = len(devices) * jax.process_count(), jax.process_count()
     places = f"{count} {devices[0].platform} device{'s'[: count > 1]}"
     if processes > 1:
@@ -26,7 +30,8 @@ def describe_run(
     subset = f", --train-fraction {config.train_fraction:g}" if config.train_fraction else ""
     subset += f", --shots {config.shots}" if config.shots else ""
     return (
-        f"model: {parameters}, {size} px, {len(data.class_names)} classes (gcvit_flax {gcvit_flax.__version__})\n"
+        f"model: {parameters}, {size} px{channels}, {len(data.class_names)} classes "
+        f"(gcvit_flax {gcvit_flax.__version__})\n"
         f"data: {len(data.train):,} training and {len(data.validation):,} validation images ({config.data}{subset})\n"
         f"run: steps {start_step + 1:,} to {plan.last_step:,} of {plan.total_steps:,}, {config.batch_size} images "
         f"each, on {places}, in {config.workdir}\n"

@@ -122,7 +122,7 @@ def peak_flops(device: jax.Device) -> float | None:
 def training_flops(model: GCViT) -> float | None:
     """FLOPs of training on one image, three times what XLA counts in the forward pass; None if it does not count."""
     size = model.preprocessing.image_size
-    images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *size, model.config.in_channels), jnp.float32)
     forward = jax.jit(model.apply).lower({"params": abstract_params(model)}, images)
     flops = (forward.cost_analysis() or {}).get("flops")
     return flops and _TRAINING_FACTOR * flops

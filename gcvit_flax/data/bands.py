@@ -1,0 +1,123 @@
+"""Images of any number of channels: gray scans, satellite images, stacks; RGB ones are Pillow's (`decode`).
+
+Their pixels are float32 on the scale of 8 bits, so that 16 bits keep their precision: integers without a sign have
+their full range as 0..255, and all other data 255 times its own units. Networks see them after (x / 255 - mean) / std.
+"""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from gcvit_flax.data.decode import ImageSource, UnreadableImage, decode, open_image, read_npy
+from gcvit_flax.errors import UserError, summarize_error
+
+RGB = 3
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+Size = tuple[int, int]  # Width and height, as in Pillow.
+
+
+class Bands:
+    """An image of single-channel Pillow images, with what crops use of Pillow's own: float32 (H, W, channels)."""
+
+    def __init__(self, planes: Sequence[Image.Image]) -> None:
+        self._planes = tuple(planes)
+        self.width, self.height = self.size = planes[0].size
+
+    def resize(
+        self, size: Size, resample: Image.Resampling, box: tuple[float, float, float, float] | None = None
+    ) -> "Bands":
+        """Each channel resized as Pillow resizes it; unlike in 8 bits, values may overshoot at edges."""
+        return Bands([plane.resize(size, resample, box) for plane in self._planes])
+
+    def crop(self, box: tuple[int, int, int, int]) -> "Bands":
+        """The part in `box`, zero outside the image."""
+        return Bands([plane.crop(box) for plane in self._planes])
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.stack([np.asarray(plane, dtype) for plane in self._planes], -1)
+
+
+Picture = Image.Image | Bands
+
+
+def pixel_type(channels: int) -> np.dtype:
+    """The type of an image's pixels: uint8 for RGB, else float32."""
+    return np.dtype(np.uint8 if channels == RGB else np.float32)
+
+
+def read_picture(source: ImageSource, name: str = "", channels: int = RGB) -> Picture:
+    """The image of `source` with that many channels; RGB ones as `decode` reads them.
+
+    One channel is read of any image, converted to gray. Others are read of arrays and .npy files (H, W, channels),
+    TIFF files, whose channels may be samples or pages, and images of other formats with alpha or CMYK.
+
+    Raises:
+      UnreadableImage: (a UserError) a file that is missing or damaged.
+      UserError: (a ValueError) another number of channels.
+    """
+    if channels == RGB:
+        return decode(source, name)
+    name = name or (str(source) if isinstance(source, str | os.PathLike) else "image")
+    array = _read_array(source, name, channels)
+    if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "buif":
+        raise UserError(f"{name}: expected numbers (H, W, {channels}), got {array.dtype} {array.shape}")
+    array = array if array.ndim == 3 else array[..., None]
+    if array.shape[2] != channels:
+        raise UserError(
+            f"{name} has {array.shape[2]} channels, expected {channels}: give images of {channels}, or another "
+            "--in-channels"
+        )
+    array = _on_scale_of_8_bits(array)
+    if not np.isfinite(array).all():
+        raise UnreadableImage(f"{name} holds NaN or infinity: replace what is missing in it, or remove it")
+    return Bands([Image.fromarray(np.ascontiguousarray(array[..., channel])) for channel in range(channels)])
+
+
+def _read_array(source: ImageSource, name: str, channels: int) -> np.ndarray:
+    if isinstance(source, np.ndarray):
+        return source
+    if isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".npy":
+        return read_npy(source)
+    if channels > 1 and not isinstance(source, Image.Image) and _is_tiff(source):
+        return _read_tiff(source, name, channels)
+    with open_image(source, name) as image:
+        image = ImageOps.exif_transpose(image)
+        if channels == 1 and not image.mode.startswith(("I", "F")):
+            image = image.convert("L")
+        pixels = np.asarray(image)
+        return pixels.clip(0, 65535).astype(np.uint16) if image.mode.startswith("I") else pixels
+
+
+def _is_tiff(source: str | os.PathLike[str] | bytes) -> bool:
+    if isinstance(source, bytes):
+        return source.startswith(_TIFF_MAGIC)
+    return Path(source).suffix.lower() in (".tif", ".tiff")
+
+
+def _read_tiff(source: str | os.PathLike[str] | bytes, name: str, channels: int) -> np.ndarray:
+    """The first image of a TIFF file (H, W) or (H, W, channels), of samples of any type, which Pillow does not read."""
+    import tifffile  # Slow to import.
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            array, axes = file.series[0].asarray(), file.series[0].axes
+    except FileNotFoundError as error:
+        raise UnreadableImage(f"{name}: there is no such image file, check the path") from error
+    except Exception as error:  # Damaged files make tifffile raise errors of many kinds.
+        raise UnreadableImage(
+            f"{name}: not a TIFF file that tifffile can read ({summarize_error(error)}); replace or remove it"
+        ) from error
+    if array.ndim != 3 or not {*"YX"} <= {*axes}:
+        return array
+    upright = np.moveaxis(array, (axes.index("Y"), axes.index("X")), (0, 1))
+    # An array (H, W, channels) that was written without further words is H pages in the file.
+    return array if upright.shape[2] != channels == array.shape[2] else upright
+
+
+def _on_scale_of_8_bits(array: np.ndarray) -> np.ndarray:
+    full = {np.dtype(np.uint8): 1, np.dtype(np.uint16): 1 / 257}
+    return array.astype(np.float32) * np.float32(full.get(array.dtype, 255))
