@@ -59,7 +59,10 @@ def flips(folder, count: int) -> Iterator[tuple[str, bytes]]:
 
 
 # In metrics.jsonl, what differs from run to run.
-VARYING = ("images_per_second", "input_share", "device_share", "peak_memory_gib")
+VARYING = (
+    *("images_per_second", "input_share", "device_share", "peak_memory_gib"),
+    *("elapsed_seconds", "evaluation_seconds", "epoch_images_per_second"),
+)
 
 
 def read_metrics(workdir) -> list[dict]:

@@ -21,6 +21,7 @@ from gcvit_flax.training.train_config import TrainOptions
 _OF_THAT_PROCESS = ("resume", "coordinator", "num_processes", "process_id")
 _FIELDS = {field.name: field for field in dataclasses.fields(TrainOptions)}
 _TYPES = typing.get_type_hints(TrainOptions)
+_UNIONS = (types.UnionType, typing.Union)  # `|` of a Literal makes the second.
 
 
 def read_config_file(path: epath.PathLike) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def read_config_file(path: epath.PathLike) -> dict[str, Any]:
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name not in _FIELDS:
-            close = difflib.get_close_matches(name, _FIELDS, n=1)
+            close = difflib.get_close_matches(name, _FIELDS, n=1, cutoff=0.75)
             hint = f"did you mean {close[0]}?" if close else "train.py --help lists the options"
             raise UserError(f"{path} has the unknown option {key!r}: {hint}")
         options[name] = _converted(path, name, value)
@@ -80,7 +81,7 @@ def _converted(path: epath.PathLike, name: str, value: Any) -> Any:
 def _as_type(value: Any, kind: Any) -> Any:
     """`value` from YAML or JSON as what the type of an option declares; a ValueError if it is something else."""
     origin, members = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:
+    if origin in _UNIONS:
         return _as_first(value, members)
     if origin is typing.Literal and value in members:
         return value
@@ -105,7 +106,7 @@ def _as_first(value: Any, kinds: tuple[Any, ...]) -> Any:
 def _describe(kind: Any) -> str:
     """A type in words, such as "a list of 4 integers or null"."""
     origin, members = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:
+    if origin in _UNIONS:
         return " or ".join(map(_describe, members))
     if origin is typing.Literal:
         return " or ".join(members)

@@ -21,7 +21,9 @@ from gcvit_flax.training.loop import TrainingRun
 from gcvit_flax.training.peer_watch import PeerWatch
 from gcvit_flax.training.plan import batch_unit, resolve_defaults
 from gcvit_flax.training.preemption import StopSignals
+from gcvit_flax.training.report.weights_and_biases import check_installed
 from gcvit_flax.training.setup import build_model, rebuild_model
+from gcvit_flax.training.starts import record_start
 from gcvit_flax.training.train_config import FREE_ON_RESUME, TrainConfig
 from gcvit_flax.training.workdir import (
     CHECKPOINTS_NAME,
@@ -41,6 +43,8 @@ def train(config: TrainConfig) -> None:
       UserError: (a ValueError) options, data or a workdir that do not fit, or a loss that is not finite.
     """
     spec = config.data_spec
+    if config.wandb:
+        check_installed()
     simulate_devices(config.devices)
     processes.join(config.coordinator, config.num_processes, config.process_id)
     with contextlib.ExitStack() as stack:
@@ -77,6 +81,8 @@ def train(config: TrainConfig) -> None:
                     "on if that ended it (--no-resume would delete this one)"
                 )
         else:
+            if processes.is_first():
+                record_start(workdir, checkpoints.latest_step or 0, run.devices)
             run.execute(checkpoints, signals)
         processes.wait_for_all("the run has ended")
     if signals.received == signal.SIGINT:

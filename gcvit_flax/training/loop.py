@@ -163,17 +163,18 @@ class TrainingRun:
         if signals.reached():  # Before the evaluation is compiled.
             raise StopRequested
         trees = state.evaluated
-        results = run_evaluation(
-            self.eval_step,
-            trees,
-            self.data.validation,
-            self.model.preprocessing,
-            self.config.global_batch // self.config.accumulation_steps,  # What fits into memory.
-            self.devices,
-            skip_corrupt=self.config.skip_corrupt,
-            workers=self.config.workers,
-            signals=signals,
-        )
+        with log.epoch_clock.evaluating():
+            results = run_evaluation(
+                self.eval_step,
+                trees,
+                self.data.validation,
+                self.model.preprocessing,
+                self.config.global_batch // self.config.accumulation_steps,  # What fits into memory.
+                self.devices,
+                skip_corrupt=self.config.skip_corrupt,
+                workers=self.config.workers,
+                signals=signals,
+            )
         if not all(math.isfinite(r["loss"]) for r in results.values()):
             raise UserError(
                 f"the validation loss after step {step} is not finite: start again, in a new --workdir or with "

@@ -23,7 +23,10 @@ _LOCK_NAME = ".lock"
 _MARK_NAME = ".shared"
 _DISCARDED_NAME = ".discarded"
 # Everything else that a run writes, except config.json: it marks the folder as a run's, and the next run replaces it.
-_WRITTEN = ("metrics.jsonl", "metrics.jsonl.partial", "model", ".model.partial", "profile", "curves.png")
+_WRITTEN = (
+    *("metrics.jsonl", "metrics.jsonl.partial", "starts.jsonl", "starts.jsonl.partial", "model", ".model.partial"),
+    *("profile", "curves.png", "wandb", "wandb_id.txt", "wandb_id.txt.partial"),
+)
 _EVENTS_PATTERN = "events.out.tfevents.*"
 
 

@@ -37,6 +37,49 @@ def test_the_update_is_adamw(epsilon):
         np.testing.assert_allclose(-1e-2 * a, b, rtol=1e-6)
 
 
+NO_DECAY = {"weight_decay": 0.0, "clip_norm": None}
+
+
+@pytest.mark.parametrize(
+    ("options", "theirs"),
+    [
+        ({"optimizer": "lamb"}, optax.lamb(1.0)),
+        ({"optimizer": "lamb", "betas": (0.8, 0.9), "adam_epsilon": 1e-3}, optax.lamb(1.0, 0.8, 0.9, 1e-3)),
+        ({"optimizer": "lion"}, optax.lion(1.0, weight_decay=0.0)),
+        ({"optimizer": "lion", "betas": (0.5, 0.6)}, optax.lion(1.0, 0.5, 0.6, weight_decay=0.0)),
+        ({"optimizer": "sgd"}, optax.sgd(1.0, momentum=0.9)),
+        ({"optimizer": "sgd", "momentum": 0.5}, optax.sgd(1.0, momentum=0.5)),
+        ({"betas": (0.5, 0.6)}, optax.adam(1.0, 0.5, 0.6)),
+    ],
+)
+def test_other_optimizers_and_betas_are_optaxs(options, theirs):
+    """Two updates, of which the second shows the moments' decay."""
+    optimizer = make_optimizer(TrainConfig(**NO_DECAY, **options), PARAMS, DEPTHS)
+    state, their_state = optimizer.init(PARAMS), theirs.init(PARAMS)
+    for factor in (1.0, -0.05):  # With which Lion's signs depend on both.
+        grads = jax.tree.map(lambda x, factor=factor: factor * x, GRADS)
+        update, state = optimizer.update(grads, state, PARAMS)
+        expected, their_state = theirs.update(grads, their_state, PARAMS)
+        for a, b in zip(jax.tree.leaves(update), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(-a, b, rtol=2e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lion", "sgd"])
+def test_weight_decay_is_decoupled_in_all_optimizers(optimizer):
+    decayed, _ = first_update(TrainConfig(optimizer=optimizer, clip_norm=None, weight_decay=0.5))
+    plain, _ = first_update(TrainConfig(optimizer=optimizer, **NO_DECAY))
+    head = jax.tree.map(jnp.subtract, decayed["head"], plain["head"])
+    np.testing.assert_allclose(head["kernel"], 0.5 * PARAMS["head"]["kernel"], rtol=1e-5)
+    np.testing.assert_array_equal(head["bias"], 0)
+
+
+def test_lamb_scales_decayed_updates_to_the_parameters_norm():
+    update, _ = first_update(TrainConfig(optimizer="lamb", weight_decay=0.5))
+    kernel = update["head"]["kernel"]
+    assert np.linalg.norm(kernel) == pytest.approx(5, rel=1e-4)  # That of (3, 4).
+    assert kernel[0, 1] / kernel[0, 0] == pytest.approx(3 / 2.5, rel=1e-4)  # (1, 1) + 0.5 (3, 4).
+
+
 def test_gradients_are_clipped_to_the_global_norm():
     """Adam's first update does not change with the gradients' scale, but for its epsilon, which is large here."""
     scaled = jax.tree.map(lambda x: x * 0.05 / optax.tree.norm(GRADS), GRADS)

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from gcvit_flax.errors import UserError
 from gcvit_flax.training.plan import Plan, resolve_defaults
 from gcvit_flax.training.presets import PRESETS
 from gcvit_flax.training.train_config import TrainConfig
@@ -74,3 +75,24 @@ def test_the_flowers_preset_is_the_keras_run():
     assert plan.last_step == 516 and len(evaluations(plan)) == 5  # 103.2 steps an epoch; Keras rounds up to 104.
     assert {plan.schedule(step) for step in (0, 1, 200, 515)} == {1e-3}
     assert (config.weight_decay, config.clip_norm, config.label_smoothing, config.squash) == (0, None, 0, True)
+
+
+def test_the_steps_of_an_epoch_of_switches():
+    plan = Plan(TrainConfig(epochs=5, batch_size=10, mixup=0.1, mix_off_epoch=2.5, ema_decay=0.9, ema_start=1), 100)
+    assert (plan.mix_off_step, plan.ema_start_step) == (25, 10)
+    plan = Plan(TrainConfig(epochs=5, batch_size=10, mixup=0.1), 100)
+    assert (plan.mix_off_step, plan.ema_start_step) == (None, 0)
+
+
+def test_the_ends_of_the_schedule_are_not_scaled_and_lie_below_its_peak():
+    given = {"warmup_learning_rate": 1e-4, "final_learning_rate": 2e-4}
+    config = dataclasses.replace(PRESETS["imagenet"], batch_size=1024, **given)
+    plan = Plan(resolve_defaults(config, VARIANTS["gcvit_tiny"]), 1024)
+    assert plan.config.learning_rate == 1.25e-3
+    assert plan.schedule(0) == 1e-4 and plan.schedule(315) == 2e-4
+    plan = Plan(TrainConfig(schedule="constant", warmup_learning_rate=1e-4, batch_size=1), 10)
+    assert plan.schedule(0) == 1e-4 and plan.schedule(99) == 1e-3
+    for name, typed in (("final_learning_rate", "--final-learning-rate"), ("warmup_learning_rate", "--warmup-lea")):
+        config = TrainConfig(learning_rate=1e-3, **{name: 2e-3})
+        with pytest.raises(UserError, match=rf"{typed}.* at most the peak learning rate, which is 0.001, got 0.002"):
+            resolve_defaults(config, VARIANTS["gcvit_tiny"])

@@ -12,6 +12,14 @@ def test_the_warm_up_lies_inside_the_cosine():
     assert cosine_schedule(1e-3, 0, 10)(0) == 1e-3
 
 
+def test_a_schedule_may_start_and_end_elsewhere():
+    schedule = cosine_schedule(1e-3, 4, 10, start=5e-4, floor=2e-4)
+    assert schedule(0) == 5e-4 and schedule(2) == pytest.approx(7.5e-4) and schedule(10) == schedule(99) == 2e-4
+    assert schedule(5) == pytest.approx(6e-4)  # Half way between peak and floor.
+    assert cosine_schedule(1e-3, 4, 10, floor=0.0)(10) == 0
+    assert constant_schedule(1e-3, 4, start=0.0)(1) == pytest.approx(2.5e-4)
+
+
 def test_the_constant_schedule_warms_up_too():
     schedule = constant_schedule(1e-3, 4)
     assert schedule(0) == 1e-6 and schedule(4) == schedule(1000) == 1e-3

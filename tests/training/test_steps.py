@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import TINY
+from small import TINY, random_variables
 
 from gcvit_flax.data.sources import ListSource
 from gcvit_flax.model.gcvit import create_model
 from gcvit_flax.model.init import init_params
 from gcvit_flax.training.evaluation import run_evaluation
-from gcvit_flax.training.losses import smoothed_targets, top_k_correct
+from gcvit_flax.training.losses import top_k_correct, training_losses, unmixed_targets
 from gcvit_flax.training.pmapped import replicate, shard
 from gcvit_flax.training.steps import (
     create_train_state,
@@ -137,12 +137,66 @@ def test_devices_that_differ_in_one_bit_are_found():
 def test_losses():
     logits = jnp.array([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     labels = jnp.array([1, 2])
-    np.testing.assert_allclose(smoothed_targets(labels, 3, 0.3), [[0.1, 0.8, 0.1], [0.1, 0.1, 0.8]], rtol=1e-6)
-    np.testing.assert_array_equal(smoothed_targets(labels, 3, 0.0), [[0, 1, 0], [0, 0, 1]])
+    smoothed = unmixed_targets(labels, 3, TrainConfig(label_smoothing=0.3))
+    np.testing.assert_allclose(smoothed, [[0.1, 0.8, 0.1], [0.1, 0.1, 0.8]], rtol=1e-6)
+    np.testing.assert_array_equal(unmixed_targets(labels, 3, TrainConfig(label_smoothing=0.0)), [[0, 1, 0], [0, 0, 1]])
     assert top_k_correct(logits, labels, 1).tolist() == [False, False]  # A tie goes to the earlier class.
     assert top_k_correct(logits, labels, 2).tolist() == [True, False]
     assert top_k_correct(logits, labels, 5).tolist() == [True, True]
     assert top_k_correct(logits.at[0].set(jnp.nan), labels, 1).tolist() == [False, False]
+
+
+def test_binary_cross_entropy_wants_every_class_that_is_in_the_image():
+    config = TrainConfig(loss="binary_cross_entropy", label_smoothing=0.3)
+    np.testing.assert_array_equal(unmixed_targets(jnp.array([1]), 3, config), [[0, 1, 0]])
+    logits, targets = np.array([2.0, 1.0, -1.0]), np.array([0.8, 0.1, 0.8])  # 1, 0 and 1, smoothed.
+    probabilities = 1 / (1 + np.exp(-logits))
+    expected = -(targets * np.log(probabilities) + (1 - targets) * np.log(1 - probabilities)).mean()
+    losses = training_losses(jnp.array([logits]), jnp.array([[0.05, 0.0, 0.95]]), config)
+    np.testing.assert_allclose(losses, [expected], rtol=1e-6)
+
+
+def test_a_head_is_trained_on_a_still_trunk():
+    """Whatever dropout and drop path the network has for training."""
+    model = create_model(TINY, dropout_rate=0.5, drop_path_rate=0.5)
+    config = TrainConfig(batch_size=4, flip=False, color_jitter=0.0, head_only=True)
+    step, batch = make_train_step(model, config, DEVICES), shard(batch_of(0), DEVICES)
+    first = jax.device_get(create_train_state(model, random_variables(TINY)["params"], config))
+    losses = []
+    for seed in range(2):
+        _, metrics = step(replicate(first, DEVICES), batch, jax.random.key(seed), np.float32(0.0))
+        losses.append(float(metrics["train_loss"]))
+    assert losses[0] == losses[1] != pytest.approx(np.log(3), rel=1e-3)
+
+
+def test_mixing_stops_and_averaging_starts_where_they_should():
+    """In one compiled program: with the learning rate 0, what changes is what the step does with the same batch."""
+    options = {"batch_size": 4, "flip": False, "color_jitter": 0.0, "ema_decay": 0.5}
+    steady = create_model(TINY)
+    mixed = TrainConfig(**options, mixup=1.0)
+    step = make_train_step(steady, mixed, DEVICES, mix_off_step=2, ema_start_step=2)
+    plain = make_train_step(steady, TrainConfig(**options), DEVICES)
+    params, batch = random_variables(TINY)["params"], shard(batch_of(0), DEVICES)
+    params["head"]["kernel"] *= 50  # Else the loss depends little on the targets.
+    first = jax.device_get(create_train_state(steady, params, mixed))
+    _, metrics = plain(replicate(first, DEVICES), batch, jax.random.key(0), np.float32(0))
+    expected = metrics["train_loss"]
+    state = replicate(first, DEVICES)
+    differences = []
+    for _ in range(4):
+        state, metrics = step(state, batch, jax.random.key(0), np.float32(0))
+        differences.append(abs(float(metrics["train_loss"] - expected)))
+    assert min(differences[:2]) > 1e-4 and max(differences[2:]) < 1e-6
+
+    state, seen = replicate(first, DEVICES), []
+    for _ in range(4):
+        state, _ = step(state, batch, jax.random.key(0), np.float32(1e-2))
+        seen.append([jax.device_get(leaf) for leaf in jax.tree.leaves((state.params, state.ema_params))])
+    half = len(seen[0]) // 2
+    for number, weights in ((1, [0, 1, 0, 0]), (2, [0, 0, 1, 0]), (3, [0, 0, 1 / 3, 2 / 3])):
+        for leaf in range(half):
+            average = np.tensordot(weights, [values[leaf] for values in seen], 1)
+            np.testing.assert_allclose(seen[number][half + leaf], average, atol=1e-5)
 
 
 def test_evaluation_is_exact_where_the_last_batch_is_short(model):

@@ -14,6 +14,7 @@ from gcvit_flax.atomic import replace_bytes, replace_text
 from gcvit_flax.errors import UserError
 from gcvit_flax.storage import explained, is_remote
 from gcvit_flax.training.report.events import EventsStore
+from gcvit_flax.training.report.weights_and_biases import WandbRun
 
 logger = logging.getLogger("gcvit_flax")
 
@@ -42,13 +43,14 @@ def has_evaluation(records: list[dict], step: int) -> bool:
 class MetricsLog:
     """Appends metrics to a workdir, after dropping those that a stopped run wrote beyond `start_step`.
 
-    Without `writes`, as in all processes but the first, it only remembers them.
+    Without `writes`, as in all processes but the first, it only remembers them. They go to `wandb` too.
     """
 
-    def __init__(self, workdir: epath.PathLike, start_step: int, writes: bool = True):
+    def __init__(self, workdir: epath.PathLike, start_step: int, writes: bool = True, wandb: WandbRun | None = None):
         self._workdir = epath.Path(workdir)
         self._remote = is_remote(workdir)
         self._events: Any = None
+        self._wandb = wandb
         self._unsaved, self._saved_at = False, 0.0
         self.records = [record for record in read_metrics(workdir) if record["step"] <= start_step]
         if writes:
@@ -61,7 +63,7 @@ class MetricsLog:
             self._events = SummaryWriter(str(workdir), purge_step=start_step + 1, max_queue=0)
 
     def write(self, step: int, epoch: float, **values: float) -> None:
-        """Records `values` at `step` in metrics.jsonl and as TensorBoard scalars."""
+        """Records `values` at `step` in metrics.jsonl and as scalars of TensorBoard and Weights & Biases."""
         record = {"step": step, "epoch": round(epoch, 4), **values}
         self.records.append(record)
         if self._events is None:
@@ -75,6 +77,8 @@ class MetricsLog:
                 stream.write(json.dumps(record) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.write(step, record)
 
     def flush(self) -> None:
         """Uploads what an object store does not have yet; nothing can be appended to an object."""
@@ -103,6 +107,8 @@ class MetricsLog:
         if self._events is None:
             return
         self._try_to_flush()
+        if self._wandb:
+            self._wandb.close()
         try:
             self._events.close()
             with explained(self._workdir):

@@ -80,6 +80,39 @@ class StepClock:
         return values
 
 
+class EpochClock:
+    """Times what lies between two evaluations, and the evaluations themselves."""
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self.start()
+
+    def start(self) -> None:
+        """Starts again from zero, after compiling or evaluating."""
+        self._began, self._steps = time.perf_counter(), 0
+        self._values: dict[str, float] = {}
+
+    def step(self) -> None:
+        """Counts a step."""
+        self._steps += 1
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Ends the epoch and times the block, an evaluation."""
+        began = time.perf_counter()
+        if self._steps:
+            rate = self._steps * self._batch_size / (began - self._began)
+            self._values["epoch_images_per_second"] = round(rate, 2)
+        yield
+        self._values["evaluation_seconds"] = round(time.perf_counter() - began, 3)
+
+    def report(self) -> dict[str, float]:
+        """The evaluation's seconds, and the images per second since the one before, input and checkpoints included."""
+        values = self._values
+        self.start()
+        return values
+
+
 def peak_flops(device: jax.Device) -> float | None:
     """The peak FLOP/s of `device` in 16 bits, None if it is not known."""
     names = [name for name in _PEAK_FLOPS if re.match(rf"{name}\b", device.device_kind)]

@@ -45,6 +45,15 @@ def test_mixup_and_cutmix_take_turns(mixed):
     assert share.var() == pytest.approx(1 / (4 * (2 * MIXUP + 1)), abs=0.015)  # That of beta(0.2, 0.2).
 
 
+def test_nothing_is_mixed_once_it_is_off():
+    often = jax.jit(jax.vmap(lambda key, active: mix(key, IMAGES, TARGETS, MIXUP, CUTMIX, active), (0, None)))
+    images, targets = often(KEYS[:100], np.bool_(False))
+    np.testing.assert_array_equal(images, np.broadcast_to(IMAGES, images.shape))
+    np.testing.assert_array_equal(targets, np.broadcast_to(TARGETS, targets.shape))
+    on = mix_often(KEYS[:100])
+    jax.tree.map(np.testing.assert_array_equal, often(KEYS[:100], np.bool_(True)), on)
+
+
 def test_cutmix_swaps_a_box(mixed):
     brightness, _, is_mixup = mixed
     boxes = brightness[~is_mixup, 0].astype(bool)

@@ -86,6 +86,32 @@ def test_evaluations_of_parameters_and_their_average(report, tmp_path, capsys):
     assert report.best_step("val") == 10 and report.best_step("nothing") is None
 
 
+def test_evaluations_and_the_epochs_between_them_are_timed(clock, report, tmp_path):
+    step(report, clock, seconds=60)  # Compiling counts for the run alone.
+    for _ in range(4):
+        step(report, clock, seconds=2)
+    with report.epoch_clock.evaluating():
+        clock[0] += 30
+    report.evaluation(5, {"val": {"loss": 0.5, "top1": 0.75, "top5": 1.0, "count": 8}})
+    line = last_line(tmp_path)
+    assert line["epoch_images_per_second"] == 5 and line["evaluation_seconds"] == 30
+    assert line["elapsed_seconds"] == 98
+    step(report, clock, seconds=5)
+    report.training(6)
+    assert last_line(tmp_path)["elapsed_seconds"] == 103
+    with report.epoch_clock.evaluating():
+        clock[0] += 1
+    report.evaluation(6, {"val": {"loss": 0.5, "top1": 0.75, "top5": 1.0, "count": 8}})
+    assert last_line(tmp_path)["epoch_images_per_second"] == 2
+
+    clock[0] += 10_000  # Until the run is resumed.
+    resumed = RunLog(tmp_path, create_model(), Plan(TrainConfig(batch_size=10), 100), jax.local_devices(), 6)
+    step(resumed, clock, seconds=7)
+    resumed.training(7)
+    resumed.close()
+    assert last_line(tmp_path)["elapsed_seconds"] == 111
+
+
 def test_pictures_that_cannot_be_written_do_not_hide_what_ended_the_run(tmp_path, caplog):
     report = RunLog(tmp_path, create_model(), Plan(TrainConfig(batch_size=10), 100), jax.local_devices(), 0)
     report.evaluation(10, {"val": {"loss": 0.5, "top1": 0.75, "top5": 1.0, "count": 8}})
