@@ -41,12 +41,14 @@ def _plain_attention(
 # Where the network names its kernels, and what takes their place in the plain form.
 _PLAIN = {
     "attention.windowed_attention": _plain_attention,
+    "convs.add_bias": lambda x, bias: x + bias.astype(x.dtype),
+    "convs.fit_kernels": lambda *_: False,
     "convs.depthwise_conv3x3": plain.depthwise_conv3x3,
     "convs.strided_conv3x3": plain.strided_conv3x3,
     "convs.gelu": plain.gelu,
     "block.cpu_barrier": lambda x: x,
     "block.gelu": plain.gelu,
-    "block.WIDEST_KERNEL": 0,
+    "block.fit_kernels": lambda *_: False,
     "layers.layer_norm": lambda x, *arguments: plain.layer_norm(x.astype(jnp.float32), *arguments),
     "global_query.max_pool3x3": plain.max_pool3x3,
 }

@@ -63,7 +63,7 @@ def open_folder(root: Path, val_fraction: float, parts: Parts) -> Dataset:
     # Without train: for evaluation only, with no fraction to hold out.
     train = parts.train or (TRAIN if (root / TRAIN).is_dir() else validation)
     train_root = root if train is None else root / train
-    class_names = _class_names(train_root)
+    class_names = folders if train is None else _class_names(train_root)
     if not class_names:
         raise UserError(f"{train_root} holds no class folders: expected {train_root}/CLASS/IMAGE")
     images = _list_images(train_root, class_names)

@@ -10,28 +10,31 @@ from gcvit_flax.model.kernels.windowed_attention import windowed_attention
 
 pytestmark = pytest.mark.tpu
 
-# Of gcvit_xxtiny at 224 px, of gcvit_large_384's first and gcvit_tiny's third level: n, window, channels, heads.
+# Of gcvit_xxtiny and, padded, gcvit_large_384's first level: n, window, channels, heads, global, type and masked.
 BLOCKS = {
-    "level 0": (64, (7, 7), 64, 2),
-    "level 2": (1, (14, 14), 256, 8),
-    "12 px windows": (64, (12, 12), 192, 6),
+    "local": (64, (7, 7), 64, 2, False, jnp.bfloat16, False),
+    "global": (64, (7, 7), 64, 2, True, jnp.bfloat16, False),
+    "one window": (1, (14, 14), 256, 8, True, jnp.bfloat16, False),
+    "padded windows in float32": (64, (12, 12), 192, 6, False, jnp.float32, True),
 }
 
 
-@pytest.mark.parametrize("shape", BLOCKS.values(), ids=BLOCKS.keys())
-@pytest.mark.parametrize("is_global", [False, True], ids=["local", "global"])
-def test_a_block_compiles_with_its_gradients(tpu, shape, is_global):
-    n, window, channels, heads = shape
-    block = Block(channels, heads, window, 3.0, True, None, "per_head", 0.0, 0.0, None, jnp.bfloat16)
-    x = _on(tpu, (8, n, window[0] * window[1], channels))
-    query = _on(tpu, (8, window[0] * window[1], channels)) if is_global else None
+@pytest.mark.parametrize("case", BLOCKS.values(), ids=BLOCKS.keys())
+def test_a_block_compiles_with_its_gradients(tpu, case):
+    n, window, channels, heads, is_global, dtype, masked = case
+    tokens = window[0] * window[1]
+    block = Block(channels, heads, window, 3.0, True, None, "per_head", 0.0, 0.0, None, dtype)
+    x = _on(tpu, (8, n, tokens, channels), dtype)
+    query = _on(tpu, (8, tokens, channels), dtype) if is_global else None
+    mask = jnp.ones((n, tokens), bool).at[-1].set(False) if masked else None
     params = jax.eval_shape(lambda: block.init(jax.random.key(0), *_zeros((x, query)), train=False))
     params = jax.tree.map(lambda leaf: _on(tpu, leaf.shape, leaf.dtype), params)
 
     def loss(params, x, query):
-        return block.apply(params, x, query, train=True).astype(jnp.float32).sum()
+        return block.apply(params, x, query, mask, train=True).astype(jnp.float32).sum()
 
-    text = jax.jit(jax.grad(loss, (0, 1))).lower(params, x, query).compile().as_text()
+    with jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default"):
+        text = jax.jit(jax.grad(loss, (0, 1))).lower(params, x, query).compile().as_text()
     assert text.count("tpu_custom_call") == 4 - 1  # Both branches' gradients; only the first's values are read.
 
 
@@ -45,10 +48,10 @@ def test_wide_attention_compiles_with_its_gradients(tpu):
 
 
 @pytest.mark.parametrize(
-    ("side", "channels", "dtype"), [(112, 64, jnp.bfloat16), (96, 192, jnp.float32), (14, 256, jnp.bfloat16)]
+    ("side", "channels", "dtype"), [(56, 64, jnp.bfloat16), (48, 192, jnp.float32), (14, 256, jnp.bfloat16)]
 )
 def test_a_downsample_compiles_with_its_gradients(tpu, side, channels, dtype):
-    """The stem's of gcvit_xxtiny and, for images of 384 px, gcvit_large; and the third level's of gcvit_xxtiny."""
+    """The first level's of gcvit_xxtiny and, for images of 192 px, gcvit_large; and the third's of gcvit_xxtiny."""
     downsample = ReduceSize(2 * channels, dtype)
     x = _on(tpu, (128, side, side, channels), dtype)
     variables = jax.eval_shape(lambda: downsample.init(jax.random.key(0), jnp.zeros((1, *x.shape[1:]), dtype)))

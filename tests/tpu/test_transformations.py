@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gcvit_flax.model.block import Block
 
-pytestmark = pytest.mark.tpu
+pytestmark = [pytest.mark.tpu, pytest.mark.parametrize("tpu", ["v5e:4x8"], indirect=True)]
 
 BLOCK = Block(64, 2, (7, 7), 3.0, True, None, "per_head", 0.0, 0.0, None, jnp.bfloat16)
 SHAPES = (32, 4, 49, 64), (32, 49, 64)
