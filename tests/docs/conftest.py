@@ -34,7 +34,7 @@ def folder(tmp_path_factory, photos) -> Path:
     shutil.copy(FIXTURES / "micro.keras302.keras", folder / "my.keras")
     shutil.copy(FIXTURES / "micro.nvlabs.pth.tar", folder / "gcvit_tiny.pth")
     (recipe,) = blocks(ROOT / "docs" / "training.md", "yaml")
-    (folder / "recipe.yaml").write_text(f"{recipe}max_steps: 2\nbatch_size: 8\n")
+    (folder / "recipe.yaml").write_text(f"{recipe}max_steps: 2\nbatch_size: 8\ndepths: [1, 1, 1, 1]\n")
     model = gcvit_flax.create_model("gcvit_xxtiny")
     params = gcvit_flax.init_params(model, jax.random.key(0))
     gcvit_flax.save_model(folder / "weights" / "gcvit_xxtiny", model, {"params": params})

@@ -1,7 +1,7 @@
 """Runs the commands and the Python of all documents as they are written, and reads the options of what cannot run here.
 
 `make docs-check`. Small stand-ins lie where the documents name files, and training runs stop after two steps of
-eight images. A command in two documents runs once.
+eight images, with one block at each level where they start afresh. A command in two documents runs once.
 """
 
 import contextlib
@@ -57,6 +57,7 @@ ELSEWHERE = {
     "tfds build": "needs TensorFlow",
 }
 CUT = {"train.py": ["--max-steps", "2"], "segmentation.py": ["--steps", "2", "--batch-size", "2"]}
+SHALLOW = ["--depths", "1", "1", "1", "1"]
 PROGRAMS_OF_TRAINING = ("train.py", "benchmarks.input_pipeline")
 
 
@@ -76,6 +77,8 @@ def test_command(command, folder, environment):
     program, script, *arguments = shlex.split(command)
     assert program == "python", "say in ELSEWHERE why this is not run"
     arguments += next((cut for name, cut in CUT.items() if script.endswith(name) and "--help" not in arguments), [])
+    if script == "train.py" and "--init-from" not in arguments and "--help" not in arguments:
+        arguments += SHALLOW
     if "--data" in arguments and script == "train.py":  # Each with a run folder of its own.
         arguments += ["--workdir", f"runs/{RUN.index(command)}"]
     run([sys.executable, script, *arguments], folder, environment)
