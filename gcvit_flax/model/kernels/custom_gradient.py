@@ -86,12 +86,10 @@ class _Rule:
         primals, _ = jax.tree.unflatten(self.structure, known)
         leaves, structure = jax.tree.flatten(primals)
 
-        def function(real: Leaves) -> Any:
-            rest = iter(real)
-            whole = [next(rest) if _is_real(leaf) else leaf for leaf in leaves]
-            return self.gradient.function(*jax.tree.unflatten(structure, whole), *self.static)
+        def function(*leaves: Any) -> Any:
+            return self.gradient.function(*jax.tree.unflatten(structure, leaves), *self.static)
 
-        return jax.tree.leaves(jax.jvp(function, (list(filter(_is_real, leaves)),), (tangents,))[1])
+        return jax.tree.leaves(derivative(function, leaves, list(map(_is_real, leaves)), tangents))
 
     def _transpose(self, known: Leaves, cotangents: Leaves) -> Leaves:
         primals, saved = jax.tree.unflatten(self.structure, known)
@@ -106,6 +104,16 @@ class _Rule:
         )
         pairs = zip(jax.tree.leaves(tuple(primals)), jax.tree.leaves(gradients), strict=True)
         return [gradient for primal, gradient in pairs if _is_real(primal)]
+
+
+def derivative(function: Callable[..., Any], leaves: Leaves, moving: list[bool], directions: Leaves) -> Any:
+    """That of `function(*leaves)` along `directions`, one for each leaf that is `moving`."""
+
+    def at(moved: Leaves) -> Any:
+        rest = iter(moved)
+        return function(*(next(rest) if moves else x for x, moves in zip(leaves, moving, strict=True)))
+
+    return jax.jvp(at, ([x for x, moves in zip(leaves, moving, strict=True) if moves],), (directions,))[1]
 
 
 def _is_real(x: Any) -> bool:
@@ -146,14 +154,11 @@ def _jvp(primals: Any, tangents: Any, **parameters: Any) -> tuple[Any, Any]:
     if not any(moving):
         return values, found
 
-    def at(moved: Leaves) -> Leaves:
-        rest = iter(moved)
-        leaves = [next(rest) if moves else x for x, moves in zip(known, moving, strict=True)]
-        return _evaluate(*leaves, *inner, **parameters)
+    def at(*known: Any) -> Leaves:
+        return _evaluate(*known, *inner, **parameters)
 
-    moved = [x for x, moves in zip(known, moving, strict=True) if moves]
     directions = [t for t, moves in zip(known_tangents, moving, strict=True) if moves]
-    return values, list(map(jnp.add, found, jax.jvp(at, (moved,), (directions,))[1]))
+    return values, list(map(jnp.add, found, derivative(at, known, moving, directions)))
 
 
 def _transpose(cotangents: Any, *leaves: Any, rule: _Rule, known_count: int, avals: tuple[Any, ...]) -> Leaves:

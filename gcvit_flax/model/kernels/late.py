@@ -13,6 +13,8 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from gcvit_flax.model.kernels.custom_gradient import derivative
+
 
 def traced_late(
     kernel: Callable[..., Any],
@@ -77,14 +79,9 @@ def _is_divided_by_xla(context: Any) -> bool:
 
 def _jvp(primals: Any, tangents: Any, **parameters: Any) -> tuple[Any, Any]:
     moving = [not isinstance(t, ad.Zero) for t in tangents]
-
-    def at(moved: list[Any]) -> list[jax.Array]:
-        rest = iter(moved)
-        leaves = [next(rest) if moves else x for moves, x in zip(moving, primals, strict=True)]
-        return _call_reference(*leaves, **parameters)
-
-    moved, directions = ([x for x, moves in zip(xs, moving, strict=True) if moves] for xs in (primals, tangents))
-    return _late_call.bind(*primals, **parameters), jax.jvp(at, (moved,), (directions,))[1]
+    directions = [t for t, moves in zip(tangents, moving, strict=True) if moves]
+    reference = functools.partial(_call_reference, **parameters)
+    return _late_call.bind(*primals, **parameters), derivative(reference, list(primals), moving, directions)
 
 
 def _batch(leaves: Any, axes: Any, **parameters: Any) -> tuple[list[jax.Array], list[int]]:

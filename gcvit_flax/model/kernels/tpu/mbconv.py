@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,16 @@ WIDEST = 256  # Channels: the taps and their gradients for all images of wider m
 
 Params = Mapping[str, Any]
 Gating = tuple[jax.Array, jax.Array]  # The kernels of squeeze-and-excitation.
+
+
+class Saved(NamedTuple):
+    """What the backward pass reads: the arguments, and of `_values` y (H, W, C, B) and the sums (C, B)."""
+
+    x: jax.Array
+    y: jax.Array
+    sums: jax.Array
+    params: Params
+    norm: Params | None
 
 
 def fit_kernels(x: jax.Array, dtype: Any) -> bool:
@@ -42,19 +52,21 @@ def mbconv(x: jax.Array, params: Params, norm: Params | None, epsilon: float) ->
     return _forward(x, params, norm, epsilon)[0]
 
 
-def _forward(x: jax.Array, params: Params, norm: Params | None, epsilon: float) -> tuple[jax.Array, tuple[Any, ...]]:
+def _forward(x: jax.Array, params: Params, norm: Params | None, epsilon: float) -> tuple[jax.Array, Saved]:
     batch, height, width, channels = x.shape
-    y = jax.ShapeDtypeStruct((height, width, channels, batch), x.dtype)
-    sums = jax.ShapeDtypeStruct((channels, batch), jnp.float32)
-    shapes = shapes_of(x), y, sums
+    shapes = (
+        shapes_of(x),
+        jax.ShapeDtypeStruct((height, width, channels, batch), x.dtype),
+        jax.ShapeDtypeStruct((channels, batch), jnp.float32),
+    )
     z, *saved = traced_late(_values, _values_by_layers, shapes, x, params, norm, epsilon=epsilon)
-    return z, (x, *save_for_backward(saved), params, norm)
+    y, sums = save_for_backward(saved)
+    return z, Saved(x, y, sums, params, norm)
 
 
-def _backward(epsilon: float, saved: tuple[Any, ...], gradient: jax.Array) -> tuple[jax.Array, Params, Params | None]:
-    x, _, _, params, norm = saved
-    forms, shapes = (_gradients, _gradients_by_layers), shapes_of((x, params, norm))
-    gradients: tuple[jax.Array, Params, Params | None] = traced_late(*forms, shapes, *saved, gradient, epsilon=epsilon)
+def _backward(epsilon: float, saved: Saved, gradient: jax.Array) -> tuple[jax.Array, Params, Params | None]:
+    forms, shapes = (_gradients, _gradients_by_layers), shapes_of((saved.x, saved.params, saved.norm))
+    gradients: tuple[jax.Array, Params, Params | None] = traced_late(*forms, shapes, saved, gradient, epsilon=epsilon)
     return gradients
 
 
@@ -72,16 +84,9 @@ def _values(
     return _images_first(z), y, sums
 
 
-def _gradients(
-    x: jax.Array,
-    y: jax.Array,
-    sums: jax.Array,
-    params: Params,
-    norm: Params | None,
-    gradient: jax.Array,
-    epsilon: float,
-) -> tuple[jax.Array, Params, Params | None]:
+def _gradients(saved: Saved, gradient: jax.Array, epsilon: float) -> tuple[jax.Array, Params, Params | None]:
     """Those of x, `params` and `norm`."""
+    x, y, sums, params, norm = saved
     x, gradient = _images_last(x), _images_last(gradient)
     (weights, gating), params_gradient = jax.vjp(functools.partial(_weights, dtype=x.dtype), params, norm)
     gates = functools.partial(_gates, pixels=x.shape[0] * x.shape[1])
@@ -107,21 +112,15 @@ def _values_by_layers(
     return z.astype(x.dtype), _images_last(y), sums
 
 
-def _gradients_by_layers(
-    x: jax.Array,
-    y: jax.Array,
-    sums: jax.Array,
-    params: Params,
-    norm: Params | None,
-    gradient: jax.Array,
-    epsilon: float,
-) -> tuple[jax.Array, Params, Params | None]:
+def _gradients_by_layers(saved: Saved, gradient: jax.Array, epsilon: float) -> tuple[jax.Array, Params, Params | None]:
     """They need neither y nor sums, and compute them again."""
 
     def residual(x: jax.Array, params: Params, norm: Params | None) -> jax.Array:
         return _values_by_layers(x, params, norm, epsilon)[0]
 
-    gradients: tuple[jax.Array, Params, Params | None] = jax.vjp(residual, x, params, norm)[1](gradient)
+    gradients: tuple[jax.Array, Params, Params | None] = jax.vjp(residual, saved.x, saved.params, saved.norm)[1](
+        gradient
+    )
     return gradients
 
 

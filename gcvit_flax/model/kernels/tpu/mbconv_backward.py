@@ -17,8 +17,8 @@ from gcvit_flax.model.kernels.tpu.mbconv_forward import (
     ring_shape,
 )
 from gcvit_flax.model.kernels.tpu.rows import normal_cdf_and_density, normalize_gradient, product
-from gcvit_flax.model.kernels.tpu.strips import HALO, Strips, cost_of, make_strips, over_columns, run_strips, whole_spec
-from gcvit_flax.model.kernels.tpu.tiles import SUBLANES, Tree
+from gcvit_flax.model.kernels.tpu.strips import HALO, Strips, cost_of, make_strips, over_columns, run_strips
+from gcvit_flax.model.kernels.tpu.tiles import SUBLANES, Tree, whole_spec
 
 
 @jax.jit

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from gcvit_flax.model.kernels.tpu.rows import normal_cdf_and_density, normalize, product
-from gcvit_flax.model.kernels.tpu.strips import HALO, Strips, cost_of, make_strips, over_columns, run_strips, whole_spec
-from gcvit_flax.model.kernels.tpu.tiles import Tree
+from gcvit_flax.model.kernels.tpu.strips import HALO, Strips, cost_of, make_strips, over_columns, run_strips
+from gcvit_flax.model.kernels.tpu.tiles import Tree, whole_spec
 
 PACKED = 16  # Channels of a whole register of bfloat16.
 

@@ -72,11 +72,6 @@ def make_strips(x: jax.Array, wide: int, narrow: int) -> Strips:
     return Strips(height, width, channels, batch, min(batch, LANES), columns)
 
 
-def whole_spec(x: jax.Array) -> pl.BlockSpec:
-    """The block that is the whole of `x` in each step."""
-    return pl.BlockSpec(x.shape, lambda b, strip, row: (0,) * x.ndim)
-
-
 def run_strips(
     kernel: Callable[[Tree, Tree, Tree], None],
     strips: Strips,
