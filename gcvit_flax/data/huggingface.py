@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gcvit_flax.data.decode import ImageSource, UnreadableImage
-from gcvit_flax.data.sources import TRAIN, Dataset, check_label, hold_out
+from gcvit_flax.data.sources import TRAIN, Dataset, check_label, hold_out, read_record
 from gcvit_flax.data.spec import Parts
 from gcvit_flax.errors import UserError, summarize_error
 
@@ -40,10 +40,7 @@ class HuggingFaceSource:
 
     def __getitem__(self, index: int) -> tuple[ImageSource, int, str]:
         name = f"{self.name}, example {index}"
-        try:
-            example = self.examples[index]
-        except Exception as error:  # A file that was removed or damaged since it was opened.
-            raise UnreadableImage(f"{name}: cannot be read ({summarize_error(error)}); get the data again") from error
+        example = read_record(self.examples, index, name, "get the data again")
         label = check_label(example[self.columns.label], len(self.columns.class_names), name)
         image = example[self.columns.image] or {}
         content = image.get("bytes") or image.get("path")

@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from gcvit_flax.data.decode import ImageSource
+from gcvit_flax.data.decode import ImageSource, UnreadableImage
 from gcvit_flax.data.shared_array import SharedArray
-from gcvit_flax.errors import UserError
+from gcvit_flax.errors import UserError, summarize_error
 
 TRAIN = "train"
 SPLIT_SEED = 0  # The held-out fraction must not change with the run's seed.
@@ -69,6 +69,18 @@ class Dataset:
     train: Source
     validation: Source
     class_names: tuple[str, ...]
+
+
+def read_record(records: Sequence[dict[str, Any]], index: int, name: str, remedy: str) -> dict[str, Any]:
+    """The record at `index`, which a library reads from disk; `name` and `remedy` are for the error.
+
+    Raises:
+      UnreadableImage: (a UserError) a file that is damaged, or was removed since it was opened.
+    """
+    try:
+        return records[index]
+    except Exception as error:  # Libraries raise errors of many kinds for these.
+        raise UnreadableImage(f"{name}: cannot be read ({summarize_error(error)}); {remedy}") from error
 
 
 def check_label(label: int | None, num_classes: int, name: str) -> int:

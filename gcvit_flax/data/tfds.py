@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gcvit_flax.data.decode import ImageSource, UnreadableImage
-from gcvit_flax.data.sources import TRAIN, Dataset, check_label, hold_out_last
+from gcvit_flax.data.decode import ImageSource
+from gcvit_flax.data.sources import TRAIN, Dataset, check_label, hold_out_last, read_record
 from gcvit_flax.data.spec import Parts
 from gcvit_flax.errors import UserError, summarize_error
 
@@ -32,12 +32,7 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> tuple[ImageSource, int, str]:
         name = f"{self.name}, example {index}"
-        try:
-            example = self.examples[index]
-        except Exception as error:  # Damaged records make ArrayRecord and protobuf raise errors of many kinds.
-            raise UnreadableImage(
-                f"{name}: cannot be read ({summarize_error(error)}); prepare the data again"
-            ) from error
+        example = read_record(self.examples, index, name, "prepare the data again")
         return example["image"], check_label(int(example["label"]), self.num_classes, name), name
 
     @property

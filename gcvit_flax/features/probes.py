@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from gcvit_flax.data.sources import split_by_class
 from gcvit_flax.errors import UserError
 from gcvit_flax.features.labeled import LabeledFeatures
 from gcvit_flax.features.linear_probe import linear_probe_top1
@@ -51,15 +52,13 @@ def held_out_mask(labels: np.ndarray, seed: int) -> np.ndarray:
       UserError: (a ValueError) no class has two images.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]  # Class by class, at random within each.
-    _, firsts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    wanted = np.minimum(np.maximum(1, np.round(_HELD_OUT * counts)), counts - 1)
-    rank = np.arange(len(labels)) - np.repeat(firsts, counts)
     mask = np.zeros(len(labels), bool)
-    mask[order] = rank < np.repeat(wanted, counts)
+    for members in split_by_class(labels[order], labels.max() + 1):  # At random within each class.
+        wanted = min(max(1, round(_HELD_OUT * len(members))), len(members) - 1)
+        mask[order[members[: max(0, wanted)]]] = True
     if not mask.any():
         raise UserError(
-            f"{len(labels)} training images of {len(counts)} classes are too few, expected a class with two of them, "
-            "one to fit and one to choose settings on: add some"
+            f"{len(labels)} training images of {len(np.unique(labels))} classes are too few, expected a class with two "
+            "of them, one to fit and one to choose settings on: add some"
         )
     return mask

@@ -14,7 +14,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.model.init import abstract_params
 
-# In a module's path, such as GCViT/GCViT.features/levels_0/levels_0._apply_block/blocks_1/mlp.
+# In a module's path, such as GCViT/GCViT.features/levels_0/blocks_1/mlp.
 _PART, _BLOCK = re.compile(r"/(patch_embed|levels_\d+|head)(?=/|$)"), re.compile(r"/blocks_(\d+)(?=/|$)")
 
 

@@ -6,8 +6,6 @@ import os
 from etils import epath
 
 from gcvit_flax.storage import is_remote
-from gcvit_flax.weights.convert import convert
-from gcvit_flax.weights.download import cache_folder, fetch, locked, place
 from gcvit_flax.weights.folder_config import FORMAT_VERSION
 from gcvit_flax.weights.published import find_published
 
@@ -27,6 +25,10 @@ def find_model_folder(path: epath.PathLike) -> epath.PathLike:
     published = None if is_remote(name) or os.path.isdir(name) else find_published(name)
     if published is None:
         return path
+    # Slow to import, and not needed for a folder.
+    from gcvit_flax.weights.convert import convert
+    from gcvit_flax.weights.download import cache_folder, fetch, locked, place
+
     folder = place(published, cache_folder()).with_name(f"model_{FORMAT_VERSION}")
     if not folder.exists():
         file = fetch(published.url)

@@ -89,9 +89,19 @@ def _batch(leaves: Any, axes: Any, **parameters: Any) -> tuple[list[jax.Array], 
     return results, [0] * len(results)
 
 
+def _run(*leaves: jax.Array, **parameters: Any) -> list[jax.Array]:
+    """Outside of `jax.jit`, a program of its own: the platform is not known before one is lowered."""
+    return _program(**parameters)(*leaves)
+
+
+@functools.cache
+def _program(**parameters: Any) -> Callable[..., list[jax.Array]]:
+    return jax.jit(functools.partial(_late_call.bind, **parameters))
+
+
 _late_call = Primitive("late_call")
 _late_call.multiple_results = True
-_late_call.def_impl(_call)
+_late_call.def_impl(_run)
 _late_call.def_abstract_eval(lambda *_, avals, **__: avals)
 for _platform in ("cpu", "cuda", "rocm", "tpu"):
     mlir.register_lowering(_late_call, functools.partial(_lower, lowered_for=_platform), platform=_platform)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from gcvit_flax.model.kernels.tpu.tiles import LANES, STEP_BYTES, Tree, largest_divisor, varying_as
+from gcvit_flax.model.kernels.tpu.tiles import LANES, STEP_BYTES, Tree, largest_divisor, start_sums, varying_as
 
 HALO = 2  # Columns beyond a strip that a 3x3 convolution reads, one on each side.
 
@@ -94,11 +94,7 @@ def run_strips(
     groups = strips.batch // strips.images, strips.width // strips.columns
 
     def summing(refs: Tree, output_refs: Tree, scratch_refs: Tree) -> None:
-        @pl.when(pl.program_id(2) == 0)
-        def _() -> None:
-            for name in sums:
-                output_refs[name][...] = jnp.zeros_like(output_refs[name])
-
+        start_sums(output_refs, sums, pl.program_id(2) == 0)
         kernel(refs, output_refs, scratch_refs)
 
     sum_shapes = {name: jax.ShapeDtypeStruct((*groups, *shape), jnp.float32) for name, shape in sums.items()}

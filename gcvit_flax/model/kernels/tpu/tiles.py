@@ -1,6 +1,6 @@
 """Cutting arrays of windows (B, n, T, C) into the grid steps of a kernel, and running it over them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -108,11 +108,7 @@ def run_tiled(
         return pl.BlockSpec(spec.block_shape, lambda core, i, j: index_map(core * (steps // cores) + i, j))
 
     def summing(refs: Tree, output_refs: Tree) -> None:
-        @pl.when((pl.program_id(1) == 0) & (pl.program_id(2) == 0))
-        def _() -> None:
-            for name in sums:
-                output_refs[name][...] = jnp.zeros_like(output_refs[name])
-
+        start_sums(output_refs, sums, (pl.program_id(1) == 0) & (pl.program_id(2) == 0))
         kernel(refs, output_refs)
 
     sum_shapes = {name: jax.ShapeDtypeStruct((cores, *shape), jnp.float32) for name, shape in sums.items()}
@@ -129,6 +125,15 @@ def run_tiled(
         name=name,
     )(inputs)
     return results | {key: results[key].sum(0) for key in sums}
+
+
+def start_sums(outputs: Tree, names: Iterable[str], first: Any) -> None:
+    """Sets the outputs to which the steps of a kernel add to zero in the `first`."""
+
+    @pl.when(first)
+    def _() -> None:
+        for name in names:
+            outputs[name][...] = jnp.zeros_like(outputs[name])
 
 
 def varying_as(inputs: Tree, shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
