@@ -48,7 +48,7 @@ _PLAIN = {
     "convs.gelu": plain.gelu,
     "block.cpu_barrier": lambda x: x,
     "block.gelu": plain.gelu,
-    "block.fit_kernels": lambda *_: False,
+    "block.fit_branch": lambda *_: False,
     "layers.layer_norm": lambda x, *arguments: plain.layer_norm(x.astype(jnp.float32), *arguments),
     "global_query.max_pool3x3": plain.max_pool3x3,
 }

@@ -13,7 +13,7 @@ from gcvit_flax.model.kernels.barrier import cpu_barrier
 from gcvit_flax.model.kernels.pointwise import gelu
 from gcvit_flax.model.kernels.tpu import branches
 from gcvit_flax.model.kernels.tpu.attention_branch import AttentionSettings
-from gcvit_flax.model.kernels.tpu.window_attention import fit_kernels
+from gcvit_flax.model.kernels.tpu.attention_steps import fit_branch
 from gcvit_flax.model.layers import LAYER_NORM_EPSILON, Dense, LayerNorm
 from gcvit_flax.model.rematerialize import save_for_backward
 
@@ -149,7 +149,7 @@ class Block(nn.Module):
         """Whether each branch is one kernel on TPUs: not where it has dropout, is wide, or its parts are asked for."""
         dropout = train and (self.dropout_rate or self.attention_dropout_rate)
         fits = self.channels <= WIDEST_KERNEL and x.dtype == self.dtype
-        return fits and fit_kernels(x, self.num_heads) and not dropout and not is_watched(self)
+        return fits and fit_branch(x, self.num_heads) and not dropout and not is_watched(self)
 
     def _attention_kernel(
         self,

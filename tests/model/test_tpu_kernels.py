@@ -16,7 +16,7 @@ from small import TINY
 import gcvit_flax
 from gcvit_flax.model.block import Block
 from gcvit_flax.model.kernels import plain
-from gcvit_flax.model.kernels.tpu import tiles, window_attention
+from gcvit_flax.model.kernels.tpu import attention_steps, tiles, window_attention
 from gcvit_flax.model.kernels.tpu.rows import normal_cdf_and_density
 from gcvit_flax.model.position_bias import relative_position_bias, relative_position_bias_by_products
 
@@ -51,6 +51,8 @@ def compare(ours, theirs, dtype):
         (4, 6, 2, 5, True, True, 2),
         (1, 11, 6, 40, False, False, 1),  # Two groups of heads: 120 and 120 of 240 channels.
         (2, 200, 4, 32, True, False, 4),  # Two stacks of heads in one group.
+        (2, 6, 8, 32, False, True, 8),  # Two groups of heads in turn.
+        (2, 6, 8, 32, True, False, 1),
     ],
 )
 def test_window_attention(dtype, windows, tokens, heads, width, shared_query, masked, bias_heads, monkeypatch):
@@ -227,15 +229,19 @@ def test_gradients_of_gradients():
 
 
 @pytest.mark.parametrize(
-    ("shape", "heads", "dtype", "fits"),
+    ("shape", "heads", "dtype", "fit_branch", "fit_attention"),
     [
-        ((2, 1, 196, 256), 8, jnp.bfloat16, True),
-        ((2, 1, 576, 768), 24, jnp.bfloat16, False),  # The bias of gcvit_large_384's third level takes 32 MB.
-        ((2, 1, 49, 256), 8, jnp.float16, False),
+        ((2, 1, 196, 256), 8, jnp.bfloat16, True, True),
+        ((2, 1, 196, 512), 16, jnp.bfloat16, False, True),  # That of gcvit_base's third level takes 2.6 MB.
+        ((2, 1, 576, 768), 24, jnp.bfloat16, False, False),  # The bias of gcvit_large_384's third level takes 32 MB.
+        ((2, 1, 49, 256), 8, jnp.float16, False, False),
     ],
 )
-def test_what_kernels_take(shape, heads, dtype, fits):
-    assert window_attention.fit_kernels(jax.ShapeDtypeStruct(shape, dtype), heads) == fits
+def test_what_kernels_take(shape, heads, dtype, fit_branch, fit_attention):
+    assert attention_steps.fit_branch(jax.ShapeDtypeStruct(shape, dtype), heads) == fit_branch
+    for parts, query in ((3, None), (2, shape)):
+        qkv = jax.ShapeDtypeStruct((*shape[:3], parts * shape[3]), dtype)
+        assert window_attention.fit_attention(qkv, query, heads) == fit_attention
 
 
 def test_parameters_may_be_narrow():

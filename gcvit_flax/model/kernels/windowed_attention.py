@@ -48,7 +48,7 @@ def _forward(
     qkv: jax.Array, query: jax.Array | None, bias: jax.Array, key_mask: jax.Array | None, num_heads: int, scale: float
 ) -> tuple[jax.Array, tuple[_Inputs, Saved]]:
     query = save_for_backward(query)
-    on_tpu = _forward_on_tpu if window_attention.fit_kernels(qkv, num_heads) else forward_by_heads
+    on_tpu = _forward_on_tpu if window_attention.fit_attention(qkv, query, num_heads) else forward_by_heads
     saved = jax.lax.platform_dependent(
         qkv,
         query,
@@ -68,7 +68,7 @@ def _backward(
     num_heads: int, scale: float, residuals: tuple[_Inputs, Saved], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array | None, jax.Array, None]:
     (query, bias, key_mask), saved = residuals
-    on_tpu = _backward_on_tpu if window_attention.fit_kernels(saved.qkv, num_heads) else backward_by_heads
+    on_tpu = _backward_on_tpu if window_attention.fit_attention(saved.qkv, query, num_heads) else backward_by_heads
     gradients = jax.lax.platform_dependent(
         query,
         bias,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from gcvit_flax.model.kernels.tpu.rows import product, reciprocal
 from gcvit_flax.model.kernels.tpu.tiles import LANES
@@ -20,11 +21,15 @@ STACKED_LANES = 1024  # The most lanes that the queries of several heads, side b
 
 
 class Heads(NamedTuple):
-    """How `number` heads lie in channels, and T `padded` to whole registers."""
+    """How the `number` heads of a grid step lie in its channels, and T `padded` to whole registers."""
 
     number: int
     head_dim: int
     padded: int
+
+    @property
+    def channels(self) -> int:
+        return self.number * self.head_dim
 
     def groups(self) -> Iterator[tuple[slice, range]]:
         """Channels that fill the lanes of a register, or all if they are fewer, and the heads whose they are."""
@@ -118,17 +123,17 @@ def attend_gradients(
     return total
 
 
-def transposed_bias(heads: Heads, bias: jax.Array) -> jax.Array:
-    """A bias (h or 1, T, T) as (padded, h * padded), keys by the queries of all heads; padding keys are masked."""
+def transposed_bias(heads: Heads, bias: jax.Array, groups: int = 1) -> jax.Array:
+    """A bias (h or 1, T, T) as (groups, padded, number * padded), keys by queries; padding keys are masked."""
     spread = (0, heads.padded - bias.shape[-1])
-    bias = jnp.broadcast_to(bias.astype(jnp.float32), (heads.number, *bias.shape[1:]))
+    bias = jnp.broadcast_to(bias.astype(jnp.float32), (groups * heads.number, *bias.shape[1:]))
     bias = jnp.pad(bias, ((0, 0), spread, (0, 0)))
     bias = jnp.pad(bias, ((0, 0), (0, 0), spread), constant_values=MASKED)
-    return bias.transpose(2, 0, 1).reshape(heads.padded, -1)
+    return rearrange(bias, "(g h) q k -> g k (h q)", g=groups)
 
 
 def bias_gradient_of(heads: Heads, transposed: jax.Array, bias: jax.Array) -> jax.Array:
     """The gradient with respect to `bias` for that of its `transposed_bias`."""
     tokens = bias.shape[-1]
-    gradient = transposed.reshape(heads.padded, heads.number, heads.padded).transpose(1, 2, 0)[:, :tokens, :tokens]
+    gradient = rearrange(transposed, "g k (h q) -> (g h) q k", h=heads.number)[:, :tokens, :tokens]
     return (gradient.sum(0, keepdims=True) if len(bias) == 1 else gradient).astype(bias.dtype)

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from gcvit_flax.model.kernels.tpu.attend import Heads, attend, attend_gradients, bias_gradient_of, logits_of
-from gcvit_flax.model.kernels.tpu.rows import normalize, normalize_gradient, product
-from gcvit_flax.model.kernels.tpu.tiles import LANES, Tiles, Tree, make_tiles, padded_tokens, run_tiled, whole_spec
-from gcvit_flax.model.kernels.tpu.window_attention import (
+from gcvit_flax.model.kernels.tpu.attention_steps import (
     add_to_query_gradient,
     attention_cost,
     attention_inputs,
     load_query,
     logits_bytes,
 )
+from gcvit_flax.model.kernels.tpu.rows import normalize, normalize_gradient, product
+from gcvit_flax.model.kernels.tpu.tiles import LANES, Tiles, Tree, make_tiles, padded_tokens, run_tiled, whole_spec
 
 
 class AttentionWeights(NamedTuple):
@@ -109,13 +109,13 @@ def attention_branch_gradients(
         outputs["query"] = jax.ShapeDtypeStruct(query.shape, jnp.float32)
         output_specs["query"] = specs["query"]
     sums = {name: value.shape for name, value in weights._asdict().items()} | {
-        "position_bias": arrays["position_bias"].shape
+        "position_bias": arrays["position_bias"].shape[1:]
     }
     cost = _cost(tiles, heads, x, weights, products=5)
     name = "attention_branch_gradients"
     results = run_tiled(kernel, tiles, arrays, specs, outputs, output_specs, sums, cost, name)
     query_gradient = None if query is None else results["query"].astype(query.dtype)
-    weights_gradient = AttentionWeights(*(results[name] for name in AttentionWeights._fields))
+    weights_gradient = AttentionWeights(*(results[name][0] for name in AttentionWeights._fields))
     bias_gradient = bias_gradient_of(heads, results["position_bias"], position_bias)
     return (results["x"], query_gradient), weights_gradient, bias_gradient
 
@@ -187,7 +187,7 @@ def _blocks(tiles: Tiles, heads: Heads, inputs: AttentionInputs) -> tuple[Tree, 
 
 def _cost(tiles: Tiles, heads: Heads, x: jax.Array, weights: AttentionWeights, products: int) -> pl.CostEstimate:
     passes = 2 if products == 2 else 3
-    cost = attention_cost(tiles, heads, products, bytes_accessed=passes * x.size * x.dtype.itemsize)
+    cost = attention_cost(tiles, heads, 1, products, bytes_accessed=passes * x.size * x.dtype.itemsize)
     projections = x.size // tiles.channels * (weights.kernel.size + weights.out_kernel.size)
     flops = cost.flops + 2 * (1 if products == 2 else 3) * projections
     return pl.CostEstimate(flops=flops, transcendentals=cost.transcendentals, bytes_accessed=cost.bytes_accessed)

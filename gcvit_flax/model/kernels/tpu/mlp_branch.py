@@ -84,7 +84,7 @@ def mlp_branch_gradients(inputs: MlpInputs, gradient: jax.Array, epsilon: float)
     sums = {name: value.shape for name, value in inputs.weights._asdict().items()}
     cost = _cost(inputs, products=5)
     results = run_tiled(kernel, tiles, arrays, specs, outputs, output_specs, sums, cost, "mlp_branch_gradients")
-    return results["x"], MlpWeights(*(results[name] for name in MlpWeights._fields))
+    return results["x"], MlpWeights(*(results[name][0] for name in MlpWeights._fields))
 
 
 def _tiles(inputs: MlpInputs, copies: int) -> Tiles:

@@ -10,6 +10,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 LANES, SUBLANES = 128, 8
 STEP_BYTES = 9 * 2**20  # What a grid step is reckoned to take of vector memory, of which a v4 core has 16 MiB.
+WINDOWS_AXIS = 3  # Of the grid, the innermost: an image's windows.
 _CORES = 2  # Of a v4 or v5p chip: they share the grid, and each sums gradients over its own share.
 
 Tree = dict[str, Any]
@@ -52,13 +53,13 @@ class Tiles(NamedTuple):
         """Rows times a scale (images, 1, 1) of each image."""
         return (rows.reshape(self.images, -1, rows.shape[-1]) * ref[...]).reshape(rows.shape)
 
-    def window_spec(self, channels: int) -> pl.BlockSpec:
-        """The block of an array (B, n, T, channels)."""
-        return pl.BlockSpec((self.images, self.windows, self.tokens, channels), lambda i, j: (i, j, 0, 0))
+    def window_spec(self, channels: int, first: int = 0) -> pl.BlockSpec:
+        """The block of an array (B, n, T, C), `channels` for each group, `first` groups further."""
+        return pl.BlockSpec((self.images, self.windows, self.tokens, channels), lambda g, i, j: (i, j, 0, first + g))
 
     def image_spec(self, *shape: int) -> pl.BlockSpec:
-        """The block of an array (B, *shape)."""
-        return pl.BlockSpec((self.images, *shape), lambda i, j: (i, *(0 for _ in shape)))
+        """The block of an array (B, ..., C), of `shape` for each image and group."""
+        return pl.BlockSpec((self.images, *shape), lambda g, i, j: (i, *(0 for _ in shape[1:]), g))
 
 
 def padded_tokens(shape: tuple[int, ...]) -> int:
@@ -94,33 +95,38 @@ def run_tiled(
     sums: dict[str, tuple[int, int]],
     cost: pl.CostEstimate,
     name: str,
+    groups: int = 1,
 ) -> Tree:
     """Runs `kernel` over the grid; `sums` are float32 outputs, zero before the first step, to which each step adds.
 
-    Trees are dictionaries by name: arrays and blocks of inputs, shapes and blocks of outputs, shapes of sums.
+    Trees are dictionaries by name: arrays and blocks of inputs, shapes and blocks of outputs, shapes of sums. Where
+    channels are cut into `groups`, each goes through all windows in turn, and has sums of its own: (groups, *shape).
     """
     steps, cores = tiles.batch // tiles.images, 1
     if sums and steps % _CORES == 0:
         cores = _CORES
 
     def share(spec: pl.BlockSpec) -> pl.BlockSpec:
-        index_map: Callable[[Any, Any], Any] = spec.index_map  # type: ignore[assignment]  # Ours all have one.
-        return pl.BlockSpec(spec.block_shape, lambda core, i, j: index_map(core * (steps // cores) + i, j))
+        index_map: Callable[[Any, Any, Any], Any] = spec.index_map  # type: ignore[assignment]  # Ours all have one.
+        return pl.BlockSpec(spec.block_shape, lambda core, g, i, j: index_map(g, core * (steps // cores) + i, j))
 
     def summing(refs: Tree, output_refs: Tree) -> None:
-        start_sums(output_refs, sums, (pl.program_id(1) == 0) & (pl.program_id(2) == 0))
+        start_sums(output_refs, sums, (pl.program_id(2) == 0) & (pl.program_id(WINDOWS_AXIS) == 0))
         kernel(refs, output_refs)
 
-    sum_shapes = {name: jax.ShapeDtypeStruct((cores, *shape), jnp.float32) for name, shape in sums.items()}
-    sum_specs = {name: pl.BlockSpec((None, *shape), lambda core, i, j: (core, 0, 0)) for name, shape in sums.items()}
+    def sum_spec(shape: tuple[int, int]) -> pl.BlockSpec:
+        return pl.BlockSpec((None, None, *shape), lambda core, g, i, j: (core, g, 0, 0))
+
+    sum_shapes = {name: jax.ShapeDtypeStruct((cores, groups, *shape), jnp.float32) for name, shape in sums.items()}
+    sum_specs = {name: sum_spec(shape) for name, shape in sums.items()}
     order = pltpu.GridDimensionSemantics.ARBITRARY if sums else pltpu.GridDimensionSemantics.PARALLEL
     results = pl.pallas_call(
         summing,
-        grid=(cores, steps // cores, tiles.n // tiles.windows),
+        grid=(cores, groups, steps // cores, tiles.n // tiles.windows),
         in_specs=[{key: share(spec) for key, spec in specs.items()}],
         out_specs={key: share(spec) for key, spec in output_specs.items()} | sum_specs,
         out_shape={key: varying_as(inputs, shape) for key, shape in (outputs | sum_shapes).items()},
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", order, order)),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", order, order)),
         cost_estimate=cost,
         name=name,
     )(inputs)
