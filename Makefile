@@ -19,7 +19,7 @@ test: $(INSTALLED)
 
 # The commands and the Python of all documents, as they are written.
 docs-check: $(INSTALLED)
-	$(RUN) -m pytest -q -m docs
+	$(RUN) -m pytest -q -m docs -n 2 --dist loadgroup
 
 # Longer loops: runs stopped a hundred times, on disk and in a bucket, sixty image sizes, and dropout on different
 # numbers of devices.
@@ -36,11 +36,11 @@ test-timm: $(INSTALLED) $(TIMM)/.installed
 
 # Runs and models in Cloud Storage, on a server of this machine.
 test-gcs: $(GCS)/.installed
-	$(GCS)/bin/python -m pytest -q -m gcs tests/gcs
+	$(GCS)/bin/python -m pytest -q -m gcs -n 2 tests/gcs
 
 # What the compiler for TPUs says, on this machine's processor.
 test-tpu: $(TPU)/.installed
-	$(TPU)/bin/python -m pytest -q -m tpu tests/tpu
+	$(TPU)/bin/python -m pytest -q -m tpu -n 2 tests/tpu
 
 # .pre-commit-config.yaml has the same commands.
 lint: $(INSTALLED)

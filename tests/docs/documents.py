@@ -17,10 +17,13 @@ def blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def commands() -> list[str]:
-    """The commands of all `sh` blocks, without comments; each once."""
-    found = [command for document in DOCUMENTS for block in blocks(document, "sh") for command in _split(block)]
-    return list(dict.fromkeys(found))
+def commands() -> dict[str, str]:
+    """The commands of all `sh` blocks, without comments, and the first document that has each."""
+    found: dict[str, str] = {}
+    for document in DOCUMENTS:
+        for command in (command for block in blocks(document, "sh") for command in _split(block)):
+            found.setdefault(command, document.stem)
+    return found
 
 
 def _split(block: str) -> list[str]:

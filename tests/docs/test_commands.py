@@ -65,11 +65,15 @@ def reason(command: str) -> str | None:
     return next((why for start, why in ELSEWHERE.items() if command.startswith(start)), None)
 
 
-RUN = [command for command in commands() if not reason(command)]
+# A document's commands build on each other, and run in turn.
+RUN = {command: document for command, document in commands().items() if not reason(command)}
+RUN_BY_DOCUMENT = [
+    pytest.param(command, marks=pytest.mark.xdist_group(document), id=command) for command, document in RUN.items()
+]
 NOT_RUN = [command for command in [*commands(), *commands_of_tables()] if command not in RUN]
 
 
-@pytest.mark.parametrize("command", RUN, ids=str)
+@pytest.mark.parametrize("command", RUN_BY_DOCUMENT)
 def test_command(command, folder, environment):
     if command.startswith("for "):  # The recipe ends these runs.
         run(["bash", "-c", re.sub(r"\bpython\b", shlex.quote(sys.executable), command)], folder, environment)
@@ -80,7 +84,7 @@ def test_command(command, folder, environment):
     if script == "train.py" and "--init-from" not in arguments and "--help" not in arguments:
         arguments += SHALLOW
     if "--data" in arguments and script == "train.py":  # Each with a run folder of its own.
-        arguments += ["--workdir", f"runs/{RUN.index(command)}"]
+        arguments += ["--workdir", f"runs/{[*RUN].index(command)}"]
     run([sys.executable, script, *arguments], folder, environment)
     for name in re.findall(r"\S+\.png", command):
         assert np.asarray(Image.open(folder / name)).std() > 1

@@ -38,13 +38,23 @@ def test_a_block_compiles_with_its_gradients(tpu, case):
     assert text.count("tpu_custom_call") == 4 - 1  # Both branches' gradients; only the first's values are read.
 
 
-def test_wide_attention_compiles_with_its_gradients(tpu):
-    qkv, bias = _on(tpu, (8, 1, 49, 3 * 512)), _on(tpu, (16, 49, 49), jnp.float32)
+# Of the last level of gcvit_xxtiny and the third of gcvit_base: tokens of a window, global, type and masked.
+WIDE = {"49 tokens": (49, False, jnp.bfloat16, False), "196 tokens in float32": (196, True, jnp.float32, True)}
 
-    def loss(qkv, bias):
-        return windowed_attention(qkv, None, bias, None, 16, 0.2).astype(jnp.float32).sum()
 
-    assert "tpu_custom_call" in jax.jit(jax.grad(loss, (0, 1))).lower(qkv, bias).compile().as_text()
+@pytest.mark.parametrize("case", WIDE.values(), ids=WIDE.keys())
+def test_wide_attention_compiles_with_its_gradients(tpu, case):
+    tokens, is_global, dtype, masked = case
+    channels, heads = 512, 16
+    query = _on(tpu, (8, tokens, channels), dtype) if is_global else None
+    qkv, bias = _on(tpu, (8, 1, tokens, (2 if is_global else 3) * channels), dtype), _on(tpu, (heads, tokens, tokens))
+    mask = jnp.ones((1, tokens), bool).at[0, -1].set(False) if masked else None
+
+    def loss(qkv, query, bias):
+        return (windowed_attention(qkv, query, bias, mask, heads, 0.2).astype(jnp.float32) ** 2).sum()
+
+    text = jax.jit(jax.grad(loss, (0, 2))).lower(qkv, query, bias).compile().as_text()
+    assert text.count("tpu_custom_call") == 2
 
 
 # v4 has the least vector memory; a case takes ten seconds and more.
