@@ -97,13 +97,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=range(NUM_LEVELS),
         help="the level whose map is shown (default: the last; others are finer)",
     )
-    options = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # What follows is the table only if it is named as one; an image would be replaced, and --csv prints.
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    prints = [word == "--csv" and not after.lower().endswith(".csv") for word, after in pairs]
+    options = parser.parse_args(["--csv=" if p else word for p, word in zip(prints, arguments, strict=True)])
     check_minimum(parser, options, top_k=1, batch_size=1)
     if options.heatmap is None and (options.heatmap_class, options.heatmap_level) != (None, None):
         parser.error("--heatmap-class and --heatmap-level need --heatmap")
     if options.csv:
-        if not options.csv.lower().endswith(".csv"):  # It may be an image, which would be replaced.
-            parser.error(f"a table's name must end in .csv, got {options.csv}: without a FILE, put --csv last")
+        if not options.csv.lower().endswith(".csv"):
+            parser.error(f"a table's name must end in .csv, got {options.csv}")
         check_replaceable(Path(options.csv), "a table")
     return options
 

@@ -190,9 +190,11 @@ def test_a_csv_table_has_a_line_for_each_class_of_each_image(model_dir, capsys, 
         file.write("roses are red")
     assert main([model_dir, *paths, "poem.jpg", "--csv", "table.csv", "--top-k", "2"]) == 1
     assert capsys.readouterr().out == "" and [*csv.DictReader(Path("table.csv").read_text().splitlines())] == rows
+    assert main([model_dir, "--top-k", "2", "--csv", *paths]) == 0
+    assert [*csv.DictReader(io.StringIO(capsys.readouterr().out))] == rows
     with pytest.raises(SystemExit, match="2"):
-        main([model_dir, "--csv", *paths])
-    assert 'a table\'s name must end in .csv, got a, "b".png: without a FILE, put --csv last' in capsys.readouterr().err
+        main([model_dir, f"--csv={paths[1]}", *paths])
+    assert "a table's name must end in .csv, got c.png" in capsys.readouterr().err
     with pytest.raises(gcvit_flax.UserError, match=r"nowhere/table\.csv cannot be written"):
         main([model_dir, *paths, "--csv", "nowhere/table.csv"])
     arguments = [model_dir, paths[0], "--heatmap", "heat.png", "--csv", "other.csv"]
