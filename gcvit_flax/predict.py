@@ -1,18 +1,21 @@
 """Classifies images: `python -m gcvit_flax.predict MODEL_DIR INPUT...`."""
 
 import argparse
+import contextlib
 import csv
 import io
 import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 from PIL import Image
 from tqdm import tqdm
 
+from gcvit_flax.atomic import check_replaceable, replacing_file
 from gcvit_flax.classify import predict
 from gcvit_flax.cli import add_inputs, check_minimum, program_name, run_cli
 from gcvit_flax.config import NUM_LEVELS
@@ -37,28 +40,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pictures = heat_map_paths(options.heatmap, paths) if options.heatmap else {}
     # Between Pillow's two limits, 90 and 180 megapixels, it warns; above, it refuses.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # File names that are not valid text are printed unchanged.
-
     model, variables, names = open_classifier(options.model, whole=options.whole)
     chosen = None if options.heatmap_class is None else class_index(options.heatmap_class, names)
     if pictures:
         from gcvit_flax.visualize.grad_cam import draw_heat_map  # Slow to import.
 
         make_folders(pictures.values())
-    show = _as_json if options.json else _as_csv if options.csv else _as_table
-    if options.csv:
-        print(_csv_line(_CSV_COLUMNS))
+    show = _as_json if options.json else _as_table if options.csv is None else _as_csv
     failures = 0
     silent = len(paths) <= options.batch_size or not sys.stderr.isatty()
-    with tqdm(total=len(paths), unit="image", leave=False, dynamic_ncols=True, disable=silent) as bar:
+    bar = tqdm(total=len(paths), unit="image", leave=False, dynamic_ncols=True, disable=silent)
+    with _output(options.csv) as output, bar:
+        if options.csv is not None:
+            print(_csv_line(_CSV_COLUMNS), file=output)
         for path, result in predict(model, variables, names, paths, options.top_k, options.batch_size, options.whole):
             if isinstance(result, UserError):
                 failures += 1
                 bar.write(f"error: {result}", file=sys.stderr)
             else:
-                bar.write(show(path, result), file=sys.stdout)
-                sys.stdout.flush()
+                bar.write(show(path, result), file=output)
+                output.flush()
                 if pictures:
                     index = result[0]["index"] if chosen is None else chosen
                     where, level = (path, pictures[path], options.whole), options.heatmap_level
@@ -73,7 +74,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, default=5, help="classes to name for each image")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object per line for each image")
-    form.add_argument("--csv", action="store_true", help="print a CSV table: one line for each class of each image")
+    form.add_argument(
+        "--csv",
+        nargs="?",
+        const="",
+        metavar="FILE.csv",
+        help="make a CSV table, with one line for each class of each image, in a file, or else print it",
+    )
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time, over all devices")
     parser.add_argument("--whole", action="store_true", help=_WHOLE_HELP)
     parser.add_argument(
@@ -90,11 +97,34 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=range(NUM_LEVELS),
         help="the level whose map is shown (default: the last; others are finer)",
     )
-    options = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # What follows is the table only if it is named as one; an image would be replaced, and --csv prints.
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    prints = [word == "--csv" and not after.lower().endswith(".csv") for word, after in pairs]
+    options = parser.parse_args(["--csv=" if p else word for p, word in zip(prints, arguments, strict=True)])
     check_minimum(parser, options, top_k=1, batch_size=1)
     if options.heatmap is None and (options.heatmap_class, options.heatmap_level) != (None, None):
         parser.error("--heatmap-class and --heatmap-level need --heatmap")
+    if options.csv:
+        if not options.csv.lower().endswith(".csv"):
+            parser.error(f"a table's name must end in .csv, got {options.csv}")
+        check_replaceable(Path(options.csv), "a table")
     return options
+
+
+@contextlib.contextmanager
+def _output(table: str | None) -> Iterator[TextIO]:
+    """What results are written to: the file `table`, which is there once it is whole, or stdout if none is named.
+
+    File names that are not valid text are written unchanged.
+    """
+    if table:
+        with replacing_file(table) as draft, open(draft, "w", encoding="utf-8", errors="surrogateescape") as file:
+            yield file
+    else:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")
+        yield sys.stdout
 
 
 def _as_json(path: str, result: list[dict[str, Any]]) -> str:

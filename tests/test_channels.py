@@ -1,14 +1,20 @@
 """Images of other channels than RGB, from the command line: training, prediction, evaluation, export."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import tifffile
+from etils import epath
 from PIL import Image
 from small import SMALL, TINY, TRAIN, random_variables
 
+from gcvit_flax.data.datasets import open_data
+from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import create_model
+from gcvit_flax.training import launch, setup
+from gcvit_flax.training.train_config import TrainConfig
 from gcvit_flax.weights.model_folder import load_model, save_model
 
 STEPS = ["--max-steps", "2", "--crop-area", "0.5", "1"]
@@ -45,8 +51,13 @@ def test_five_channels_from_training_to_export(run_command, scans, tmp_path):
     run_command(TRAIN, *options, "--max-steps", "3")  # Resumed.
 
     files = [scans / "water" / name for name in ("0.tif", "1.npy")]
-    lines = run_command("-m", "gcvit_flax.predict", "run/model", *files, "--json").stdout.splitlines()
+    arguments = ["run/model", *files, "--json", "--heatmap", "heat"]
+    lines = run_command("-m", "gcvit_flax.predict", *arguments).stdout.splitlines()
     assert [{entry["class"] for entry in json.loads(line)["predictions"]} for line in lines] == [{"land", "water"}] * 2
+    run_command("-m", "gcvit_flax.attention_maps", "run/model", files[0], "attention.png")
+    for name in ("heat/0.png", "heat/1.png", "attention.png"):
+        picture = np.asarray(Image.open(tmp_path / name))
+        assert picture.shape == (40, 48, 3) and picture.std() > 1
     data = ["--data", f"folder:{scans}", "--val-fraction", "0.5", "--json"]
     assert json.loads(run_command("-m", "gcvit_flax.evaluate", "run/model", *data).stdout)["count"] == 8
     assert "logits differ" in run_command("-m", "gcvit_flax.export", "run/model", "out", "--platforms", "cpu").stdout
@@ -59,15 +70,26 @@ def test_photos_of_a_network_for_other_channels_are_refused(run_command, photos,
     model = create_model(TINY, in_channels=5)
     save_model(tmp_path / "m", model, random_variables(model.config))
     photo = next(photos.rglob("*.jpg"))
-    for arguments in (["predict", "m", photo], ["predict", "m", photo, "--heatmap", "x.png"]):
+    for arguments in (["predict", "m", photo], ["attention_maps", "m", photo, "x.png"]):
         error = run_command("-m", f"gcvit_flax.{arguments[0]}", *arguments[1:], status=1).stderr
         assert "has 3 channels, expected 5" in error and "Traceback" not in error
-    error = run_command("-m", "gcvit_flax.attention_maps", "m", photo, "x.png", status=1).stderr
-    assert "the images have 3 channels and the network takes 5" in error and "Traceback" not in error
     error = run_command(
         TRAIN, "finetune", "--data", f"folder:{photos}", "--in-channels", "5", *SMALL, *STEPS, status=1
     ).stderr
     assert "has 3 channels, expected 5" in error and "Traceback" not in error
+
+
+def test_statistics_that_are_given_are_not_measured(tmp_path):
+    options = {"in_channels": 1, "image_size": 32, "mean": (0.25,), "std": (0.125,)}
+    config = TrainConfig(data="digits", batch_size=8, **options)
+    run = launch._make_run(epath.Path(tmp_path), config, open_data("digits"), None)
+    assert (run.model.preprocessing.mean, run.model.preprocessing.std) == ((0.25,), (0.125,))
+    with pytest.raises(UserError, match="--mean and --std have 1 numbers, and the images 3 channels: give one for"):
+        setup.build_model(dataclasses.replace(config, in_channels=3), ("a", "b"))
+    with pytest.raises(UserError, match="--mean and --std go together"):
+        dataclasses.replace(config, std=None)
+    with pytest.raises(UserError, match=r"--std must be positive, got 0\.0"):
+        dataclasses.replace(config, std=(0.0,))
 
 
 def test_gray_from_weights_for_rgb(run_command, photos, tmp_path):

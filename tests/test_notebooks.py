@@ -1,9 +1,10 @@
 import json
+from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
-from small import ROOT, SMALL
+from small import ROOT, SMALL, read_metrics
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MICRO = ROOT / "tests" / "fixtures" / "micro.keras302.keras"
@@ -18,7 +19,9 @@ def parameters(photos, tmp_path, monkeypatch):
     matplotlib.use("agg")
     convert(MICRO, "micro")
     flowers = {"data": f"folder:{photos}", "start": [], "options": [*SMALL, "--log-every", "1", "--epochs", "1"]}
+    digits = ["digits", *SMALL, "--max-steps", "2"]
     return {
+        "ablation": {"options": digits, "seeds": [0], "folder": "ablation"},
         "quickstart": {"weights": MICRO, "folder": "quickstart"},
         "finetune_flowers": flowers,
         "attention_maps": {"model_dir": "micro", "level": 0, "block": 1},
@@ -38,7 +41,11 @@ def test_notebook_runs_from_start_to_end(path, parameters):
             assert parameters[path.stem].keys() <= namespace.keys()
             namespace |= parameters[path.stem]
     plt.close("all")
+    if path.stem == "ablation":
+        runs = [read_metrics(Path("ablation") / f"{name}-0") for name in namespace["switches"]]
+        assert len({records[-1]["val_loss"] for records in runs}) == 3, "a switch had no effect"
+        assert len({*namespace["parameters"].values()}) == 2
 
 
 def test_notebooks_define_no_layers():
-    assert not any("nn.Module" in path.read_text() for path in NOTEBOOKS) and len(NOTEBOOKS) == 4
+    assert not any("nn.Module" in path.read_text() for path in NOTEBOOKS) and len(NOTEBOOKS) == 5

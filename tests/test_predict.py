@@ -5,6 +5,7 @@ import io
 import json
 import os
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -172,7 +173,7 @@ def test_heat_maps_of_many_images_show_any_class_and_level(model_dir, capsys):
     assert not os.path.exists("y.png")
 
 
-def test_a_csv_table_has_a_line_for_each_class_of_each_image(model_dir, capsys):
+def test_a_csv_table_has_a_line_for_each_class_of_each_image(model_dir, capsys, monkeypatch):
     paths = [draw('a, "b".png', 32, 40, 0), draw("c.png", 40, 40, 1)]
     assert main([model_dir, *paths, "--csv", "--top-k", "2"]) == 0
     rows = [*csv.DictReader(io.StringIO(capsys.readouterr().out))]
@@ -184,6 +185,23 @@ def test_a_csv_table_has_a_line_for_each_class_of_each_image(model_dir, capsys):
     ]
     assert [*rows[0]] == ["image", "rank", "class", "wordnet_id", "index", "probability"]
     assert [tuple(row.values()) for row in rows] == expected and len(rows) == 4
+
+    with open("poem.jpg", "w") as file:
+        file.write("roses are red")
+    assert main([model_dir, *paths, "poem.jpg", "--csv", "table.csv", "--top-k", "2"]) == 1
+    assert capsys.readouterr().out == "" and [*csv.DictReader(Path("table.csv").read_text().splitlines())] == rows
+    assert main([model_dir, "--top-k", "2", "--csv", *paths]) == 0
+    assert [*csv.DictReader(io.StringIO(capsys.readouterr().out))] == rows
+    with pytest.raises(SystemExit, match="2"):
+        main([model_dir, f"--csv={paths[1]}", *paths])
+    assert "a table's name must end in .csv, got c.png" in capsys.readouterr().err
+    with pytest.raises(gcvit_flax.UserError, match=r"nowhere/table\.csv cannot be written"):
+        main([model_dir, *paths, "--csv", "nowhere/table.csv"])
+    arguments = [model_dir, paths[0], "--heatmap", "heat.png", "--csv", "other.csv"]
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="the disk is full"):
+        patch.setattr("gcvit_flax.visualize.grad_cam.draw_heat_map", mock.Mock(side_effect=OSError("the disk is full")))
+        main(arguments)
+    assert not [*Path().glob("other.csv*")]
 
 
 def test_classes_of_imagenet_have_their_wordnet_ids(tmp_path, capsys):

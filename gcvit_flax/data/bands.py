@@ -77,6 +77,24 @@ def read_picture(source: ImageSource, name: str = "", channels: int = RGB) -> Pi
     return Bands([Image.fromarray(np.ascontiguousarray(array[..., channel])) for channel in range(channels)])
 
 
+def visible(values: np.ndarray) -> np.ndarray:
+    """Values (..., channels) as RGB (..., 3) in 0..1: the first three channels or, of fewer, the first in gray.
+
+    Each channel is scaled to its range.
+    """
+    shown = values[..., :RGB] if values.shape[-1] >= RGB else np.repeat(values[..., :1], RGB, -1)
+    axes = tuple(range(shown.ndim - 1))
+    low, high = shown.min(axes), shown.max(axes)
+    return (shown - low) / np.where(high > low, high - low, 1)
+
+
+def as_rgb(picture: Picture) -> Image.Image:
+    """What can be shown of `picture`: itself if it is RGB, else what `visible` makes of its channels."""
+    if isinstance(picture, Image.Image):
+        return picture
+    return Image.fromarray((visible(np.asarray(picture)) * 255).round().astype(np.uint8))
+
+
 def _read_array(source: ImageSource, name: str, channels: int) -> np.ndarray:
     if isinstance(source, np.ndarray):
         return source

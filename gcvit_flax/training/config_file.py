@@ -85,7 +85,8 @@ def _as_type(value: Any, kind: Any) -> Any:
         return _as_first(value, members)
     if origin is typing.Literal and value in members:
         return value
-    if origin is tuple and isinstance(value, list) and len(value) == len(members):
+    if origin is tuple and isinstance(value, list):
+        members = (members[0],) * len(value) if members[-1] is ... else members
         return tuple(_as_type(one, member) for one, member in zip(value, members, strict=True))
     if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         return float(value)  # PyYAML reads 1e-3 as a string.
@@ -111,5 +112,6 @@ def _describe(kind: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(members)
     if origin is tuple:
-        return f"a list of {len(members)} {_describe(members[0]).split()[-1]}s"
+        count = "" if members[-1] is ... else f"{len(members)} "
+        return f"a list of {count}{_describe(members[0]).split()[-1]}s"
     return {int: "an integer", float: "a number", bool: "true or false", str: "a string"}.get(kind, "null")

@@ -107,7 +107,7 @@ def _make_run(workdir: epath.Path, config: TrainConfig, data: Dataset, saved: di
     if saved is None:
         _check_init_from_lies_elsewhere(config, workdir)
         model = build_model(config, data.class_names)
-        if config.in_channels not in (None, RGB):
+        if config.in_channels not in (None, RGB) and config.mean is None:
             model = model.clone(preprocessing=measure_channels(data.train, model.preprocessing))
     else:
         model = rebuild_model(config, saved, workdir)

@@ -42,10 +42,7 @@ def build_model(config: TrainConfig, class_names: tuple[str, ...]) -> GCViT:
         _check_same_network(config)
         model = adapted_model(config.init_from, image_size=config.image_size, **options)
         model = model.clone(config=dataclasses.replace(model.config, **_given(config, _RATE_FIELDS)))
-    if config.squash:
-        preprocessing = dataclasses.replace(model.preprocessing, crop_mode="squash", crop_fraction=1.0)
-        model = model.clone(preprocessing=preprocessing)
-    return model
+    return model.clone(preprocessing=_preprocessing(config, model.preprocessing))
 
 
 def rebuild_model(config: TrainConfig, saved: dict[str, Any], workdir: epath.PathLike) -> GCViT:
@@ -74,6 +71,19 @@ def initial_params(config: TrainConfig, model: GCViT) -> dict[str, Any]:
     if config.init_from is None:
         return init_params(model, jax.random.key(config.seed))
     return unflatten(adapted_params(config.init_from, model.config, config.seed))
+
+
+def _preprocessing(config: TrainConfig, usual: Preprocessing) -> Preprocessing:
+    """`usual`, of as many channels as the network takes, with what `config` says otherwise."""
+    changes: dict[str, Any] = {"crop_mode": "squash", "crop_fraction": 1.0} if config.squash else {}
+    changes |= _given(config, ("mean", "std"))
+    changed = dataclasses.replace(usual, **changes)
+    if changed.channels != usual.channels:
+        raise UserError(
+            f"--mean and --std have {changed.channels} numbers, and the images {usual.channels} channels: give one for "
+            "each channel"
+        )
+    return changed
 
 
 def _given(config: TrainConfig, names: tuple[str, ...]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from gcvit_flax.cli import run_cli
 from gcvit_flax.config import Preprocessing
-from gcvit_flax.data.bands import RGB
+from gcvit_flax.data.bands import RGB, visible
 from gcvit_flax.data.batches import training_batches
 from gcvit_flax.data.datasets import open_data
 from gcvit_flax.data.sources import Source
@@ -68,16 +68,8 @@ def _augmented_batch(
 
     images, targets = jax.device_get(augment_and_mix(batch["image"], batch["index"], batch["label"]))
     mean, std = np.asarray(preprocessing.mean, np.float32), np.asarray(preprocessing.std, np.float32)
-    return _visible(images * std + mean), targets
-
-
-def _visible(images: np.ndarray) -> np.ndarray:
-    """Images (b, H, W, channels) as RGB (b, H, W, 3) in 0..1: of other channels, the first in gray, over its range."""
-    if images.shape[-1] == RGB:
-        return images.clip(0, 1)
-    first = images[..., :1]
-    low, high = first.min(), first.max()
-    return np.repeat((first - low) / (high - low or 1), RGB, -1)
+    images = images * std + mean
+    return images.clip(0, 1) if images.shape[-1] == RGB else visible(images), targets
 
 
 def _title(shares: np.ndarray, class_names: Sequence[str]) -> str:

@@ -64,6 +64,8 @@ class TrainConfig(TrainOptions):
             span = re.fullmatch(r"(\d+):(\d+)", self.profile)
             if not span or not 1 <= int(span[1]) <= int(span[2]):
                 raise UserError(f"--profile must be START:STOP in steps from 1, such as 20:25, got {self.profile!r}")
+        if (self.mean is None) != (self.std is None):
+            raise UserError("--mean and --std go together, with one number for each channel: give both or neither")
         if self.train_fraction is not None and self.shots is not None:
             raise UserError("--train-fraction and --shots both choose the training images: leave one of them out")
         self._check_effects()

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gcvit_flax.config import NUM_LEVELS, level_grids
+from gcvit_flax.data.bands import as_rgb, read_picture
 from gcvit_flax.data.crops import crop_box, evaluation_crop, whole_image
-from gcvit_flax.data.decode import decode
 from gcvit_flax.data.preprocess import normalize
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
@@ -32,9 +32,9 @@ def grad_cam(
 ) -> np.ndarray:
     """The evidence at each position of a level's map for each image's class, float32 (B, H/32, W/32) at the last.
 
-    `images` (B, H, W, 3) are normalized, as `preprocess` returns them; `classes` (B,) are by default those of the
-    highest logits. The channels of the map are weighted by the mean gradient of the class's logit and summed; negative
-    values are set to 0 (equations 1 and 2).
+    `images` (B, H, W, channels) are normalized, as `preprocess` returns them; `classes` (B,) are by default those of
+    the highest logits. The channels of the map are weighted by the mean gradient of the class's logit and summed;
+    negative values are set to 0 (equations 1 and 2).
 
     Raises:
       UserError: (a ValueError) a model without a head, or a level or classes that it does not have.
@@ -96,15 +96,16 @@ def draw_heat_map(
 ) -> None:
     """Draws the Grad-CAM of a class, by default the image's best, over the upright image, as large, into the PNG `out`.
 
-    With `whole`, for models with `pad_to_windows`, the network sees the whole image (`whole_image`).
+    With `whole`, for models with `pad_to_windows`, the network sees the whole image (`whole_image`). An image of other
+    channels than RGB is shown as `as_rgb` makes it.
 
     Raises:
       UserError: (a ValueError) an image that cannot be read, a model without a head or the class, or a picture that
         cannot be written.
     """
-    photo = decode(image)
+    photo = read_picture(image, channels=model.preprocessing.channels)
     preprocessing = whole_image(photo, model.preprocessing) if whole else model.preprocessing
     pixels = normalize(evaluation_crop(photo, preprocessing)[None], preprocessing)
     classes = None if class_index is None else [class_index]
     evidence = grad_cam(model, variables, pixels, classes, NUM_LEVELS - 1 if level is None else level)[0]
-    write_png(out, overlay(photo, evidence, crop_box(photo, preprocessing)))
+    write_png(out, overlay(as_rgb(photo), evidence, crop_box(photo, preprocessing)))

@@ -124,6 +124,11 @@ def _download(published: Published, target: Path) -> None:
             _download(published, target)
             return
         raise UserError(f"{published.url} answered {error.code} {error.reason}: check the address") from None
+    except urllib.error.URLError as error:
+        raise UserError(
+            f"{published.url} cannot be reached ({error.reason}): check the network, or download it elsewhere and "
+            "convert the file"
+        ) from None
     except (OSError, http.client.HTTPException) as error:
         raise UserError(f"{published.url} stopped ({error or type(error).__name__}): run again to resume") from None
     size = partial.stat().st_size

@@ -1,9 +1,7 @@
 """Parameter trees as flat dicts, "levels_0/blocks_1/attn/qkv/kernel" -> array, and the strict comparison of two."""
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -14,7 +12,7 @@ from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.model.init import abstract_params
 
-# Defaults of the fields on which no parameter's shape depends, so that _shapes is cached for any value of them.
+# Defaults of the fields on which no parameter's shape depends, so that one network is traced for all values of them.
 _SHAPELESS: dict[str, Any] = {
     "dropout_rate": 0.0,
     "attention_dropout_rate": 0.0,
@@ -39,7 +37,8 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 def parameter_shapes(config: GCViTConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Name -> shape and dtype of each parameter of `config`'s network; nothing is computed."""
     # Blocks alternate between two kinds, so two per level stand for all of them: tracing every one would take seconds.
-    shapes = _shapes(dataclasses.replace(config, depths=tuple(min(depth, 2) for depth in config.depths), **_SHAPELESS))
+    short = dataclasses.replace(config, depths=tuple(min(depth, 2) for depth in config.depths), **_SHAPELESS)
+    shapes = flatten(abstract_params(GCViT(short)))
     repeated: dict[str, jax.ShapeDtypeStruct] = {}
     for level, depth in enumerate(config.depths):
         for block in range(2, depth):
@@ -48,11 +47,6 @@ def parameter_shapes(config: GCViTConfig) -> dict[str, jax.ShapeDtypeStruct]:
                 prefix + name.removeprefix(like): leaf for name, leaf in shapes.items() if name.startswith(like)
             }
     return {**shapes, **repeated}
-
-
-@functools.lru_cache(maxsize=64)
-def _shapes(config: GCViTConfig) -> Mapping[str, jax.ShapeDtypeStruct]:
-    return MappingProxyType(flatten(abstract_params(GCViT(config))))
 
 
 def check_same_names_and_shapes(

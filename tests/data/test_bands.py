@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from gcvit_flax.config import Preprocessing
-from gcvit_flax.data.bands import Bands, read_picture
+from gcvit_flax.data.bands import Bands, as_rgb, read_picture
 from gcvit_flax.data.batches import evaluation_batches, training_batches
 from gcvit_flax.data.channel_statistics import measure_channels
 from gcvit_flax.data.crops import evaluation_crop
@@ -143,3 +143,15 @@ def test_bands_resize_as_pillow():
     expected = Image.fromarray(PIXELS[..., 1].astype(np.float32)).resize((20, 10), 3, (1, 2, 41, 32))
     assert resized.shape == (10, 20, 2)
     np.testing.assert_array_equal(resized[..., 1], expected)
+
+
+def test_other_channels_are_shown_by_their_first():
+    """Each channel over its range; one that is constant is black."""
+    ramp = np.linspace(-3, 5, 6, dtype=np.float32).reshape(2, 3)
+    stack = np.stack([ramp, np.full_like(ramp, 7), ramp**2, ramp], -1)
+    shown = np.asarray(as_rgb(read_picture(stack, channels=4)))
+    assert shown.shape == (2, 3, 3) and shown.dtype == np.uint8
+    assert shown[..., 0].tolist() == [[0, 51, 102], [153, 204, 255]] and not shown[..., 1].any()
+    assert shown[..., 2].min() == 0 and shown[1, 2, 2] == 255
+    gray = np.asarray(as_rgb(read_picture(stack[..., :2], channels=2)))
+    assert (gray == shown[..., :1]).all()

@@ -68,6 +68,18 @@ def test_derivatives_of_many_at_once(kernel):
         np.testing.assert_allclose(actual, jnp.stack(expected), rtol=1e-9, atol=1e-9)
 
 
+def test_gradients_of_mapped_maps(kernel):
+    """The two maps go along different axes, so that their order matters."""
+    function, (first, *rest) = kernel
+    grid = jnp.stack([jnp.stack([scale * first, -scale * first], -1) for scale in (1, 2, 3)])
+    weights = np.random.default_rng(1).normal(size=jax.eval_shape(function, first, *rest).shape)
+    mapped = jax.vmap(jax.vmap(lambda x: function(x, *rest)), in_axes=-1)
+    found = jax.grad(lambda x: (mapped(x) * weights).sum())(grid)
+    gradient = jax.grad(lambda x: (function(x, *rest) * weights).sum())
+    expected = [jnp.stack([gradient(x[..., column]) for column in range(2)], -1) for x in grid]
+    np.testing.assert_allclose(found, jnp.stack(expected), rtol=1e-9, atol=1e-9)
+
+
 @pytest.fixture(scope="module")
 def network():
     model = gcvit_flax.create_model(TINY)

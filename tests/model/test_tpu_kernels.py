@@ -15,7 +15,7 @@ from small import TINY
 
 import gcvit_flax
 from gcvit_flax.model.block import Block
-from gcvit_flax.model.kernels import plain
+from gcvit_flax.model.kernels import plain, pointwise
 from gcvit_flax.model.kernels.tpu import attention_steps, tiles, window_attention
 from gcvit_flax.model.kernels.tpu.rows import normal_cdf_and_density
 from gcvit_flax.model.position_bias import relative_position_bias, relative_position_bias_by_products
@@ -163,6 +163,15 @@ def test_bias_by_products_is_the_bias_by_index(window, layout):
     table = jax.random.normal(jax.random.key(0), (rows, 3))
     expected = relative_position_bias(table, window, layout)
     np.testing.assert_array_equal(relative_position_bias_by_products(table, window, layout), expected)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_the_gradient_of_a_bias_is_the_same_as_a_product_and_as_a_sum(dtype):
+    gradient = jax.random.normal(jax.random.key(0), (3, 7, 4, 5)).astype(dtype)
+    expected = np.float32(gradient).sum((0, 1, 2))
+    for total in (pointwise._sum_by_product(gradient), pointwise._sum(gradient)):
+        assert total.dtype == jnp.float32
+        np.testing.assert_allclose(total, expected, rtol=TOLERANCES[dtype][0], atol=TOLERANCES[dtype][0])
 
 
 def test_gelu_polynomial():

@@ -35,7 +35,14 @@ def test_options_go_over_the_file_and_the_file_over_the_preset(tmp_path):
 
 
 def test_the_config_of_a_run_is_the_run_without_its_process(tmp_path):
-    config = TrainConfig(data="digits", depths=(1, 1, 2, 1), ema_decay=0.5, betas=(0.8, 0.9), image_size=(32, 64))
+    tuples = {
+        "depths": (1, 1, 2, 1),
+        "betas": (0.8, 0.9),
+        "image_size": (32, 64),
+        "mean": (0.5,) * 3,
+        "std": (1.0,) * 3,
+    }
+    config = TrainConfig(data="digits", ema_decay=0.5, **tuples)
     process = {"resume": False, "coordinator": "host:1", "num_processes": 2, "process_id": 1}
     facts = {"class_names": ["a"], "training_examples": 3, "validation_examples": 1, "gcvit_flax_version": "0.1.0"}
     saved = dataclasses.asdict(dataclasses.replace(config, **process)) | facts | {"model": {}, "preprocessing": {}}
@@ -58,6 +65,7 @@ def test_the_config_of_a_run_is_the_run_without_its_process(tmp_path):
         ("depths: [1, 2]", "depths must be a list of 4 integers or null, got [1, 2]"),
         ("image_size: big", "image_size must be an integer or a list of 2 integers or null, got 'big'"),
         ("crop_area: 0.5", "crop_area must be a list of 2 numbers, got 0.5"),
+        ("mean: 0.5", "mean must be a list of numbers or null, got 0.5"),
         ("optimizer: adam", "optimizer must be adamw or lamb or lion or sgd, got 'adam'"),
         ("data: [a]", "data must be a string or null, got ['a']"),
         ("seed: -1", "seed must be at least 0, got -1"),

@@ -93,7 +93,7 @@ def test_no_connection_and_no_file(server, tmp_path):
         download(Published(server.url.replace("weights.bin", "missing")), tmp_path)
     server.shutdown()
     server.server_close()
-    with pytest.raises(UserError, match=r"stopped \(.*run again"):
+    with pytest.raises(UserError, match=r"cannot be reached \(.*refused.*\): check the network, or"):
         download(Published(server.url), tmp_path)
 
 

@@ -21,6 +21,11 @@ class NetworkOptions:
     num_classes: int | None = None
     # Image channels. If not RGB's 3, they are measured, and colors not augmented. Default: 3, or that of --init-from.
     in_channels: int | None = option(None, POSITIVE)
+    # Mean of each channel, to normalize images, on the scale 0..1 or in the units of real numbers; with --std. Default:
+    # ImageNet's, measured for other channels than RGB, or those of --init-from.
+    mean: tuple[float, ...] | None = None
+    # Standard deviation of each channel, with --mean.
+    std: tuple[float, ...] | None = option(None, POSITIVE)
     # Which public implementation's forward pass: official, gcvit_tf or keras_io. Default: official, or that of
     # --init-from.
     reference: Literal["official", "gcvit_tf", "keras_io"] | None = None

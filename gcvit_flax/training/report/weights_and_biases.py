@@ -1,7 +1,8 @@
 """Metrics for Weights & Biases (the extra [wandb])."""
 
+import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
@@ -9,6 +10,8 @@ from etils import epath
 from gcvit_flax.atomic import replace_text
 from gcvit_flax.errors import UserError, summarize_error
 from gcvit_flax.storage import is_remote
+
+logger = logging.getLogger("gcvit_flax")
 
 _ID_NAME = "wandb_id.txt"
 
@@ -25,11 +28,15 @@ def check_installed() -> None:
 
 
 class WandbRun:
-    """A run's metrics in a project of Weights & Biases; a resumed run goes on there, by an id in its workdir."""
+    """A run's metrics in a project of Weights & Biases; a resumed run goes on there, by an id in its workdir.
+
+    Once it has started, its errors end nothing, and the first one is a warning.
+    """
 
     def __init__(self, project: str, workdir: epath.Path, options: Mapping[str, Any]):
         import wandb  # Slow to import.
 
+        self._warned = False
         path = workdir / _ID_NAME
         if not path.exists():
             replace_text(path, secrets.token_hex(8))
@@ -54,8 +61,20 @@ class WandbRun:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Records `values` at `step`."""
-        self._run.log(dict(values), step=step)
+        self._attempt(lambda: self._run.log(dict(values), step=step))
 
     def close(self) -> None:
         """Sends what is left."""
-        self._run.finish()
+        self._attempt(self._run.finish)
+
+    def _attempt(self, send: Callable[[], None]) -> None:
+        try:
+            send()
+        except Exception as error:  # Of wandb, of its process or of the network, of many kinds.
+            if not self._warned:
+                logger.warning(
+                    "metrics cannot be sent to Weights & Biases (%s): some will be missing there, and "
+                    "metrics.jsonl has all of them",
+                    summarize_error(error),
+                )
+            self._warned = True

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from unittest import mock
 
 import jax
 import pytest
@@ -58,6 +59,18 @@ def test_a_resumed_run_goes_on_under_its_id(recorder, tmp_path):
     assert first["project"] == "flowers" and first["config"]["seed"] == 5 and first["name"] == tmp_path.name
     assert first["id"] == second["id"] == (tmp_path / "wandb_id.txt").read_text() and second["resume"] == "allow"
     assert recorder.logged[0][0] == 10 and recorder.logged[0][1]["val_top1"] == 0.75 and recorder.finished == 2
+
+
+def test_errors_after_the_start_end_no_run_and_are_said_once(recorder, tmp_path, caplog, monkeypatch):
+    report = log(tmp_path)
+    for name in ("log", "finish"):
+        monkeypatch.setattr(recorder, name, mock.Mock(side_effect=ConnectionError("the network is gone")))
+    for step in (10, 20):
+        report.evaluation(step, RESULTS)
+    report.close()
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("metrics cannot be sent to Weights & Biases (the network is gone): some will be missing")
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2 and (tmp_path / "curves.png").exists()
 
 
 def test_what_keeps_weights_and_biases_from_starting_is_one_sentence(recorder, tmp_path):
