@@ -11,7 +11,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from gcvit_flax.config import Size
 from gcvit_flax.data.bands import RGB, read_picture
-from gcvit_flax.data.decode import ImageSource, open_image, to_rgb
+from gcvit_flax.data.decode import ImageSource, open_image, reported_as, source_name, to_rgb
 from gcvit_flax.data.resize import resize_crop
 
 Interpolation = Literal["bicubic", "bilinear", "random"]
@@ -35,16 +35,29 @@ def random_resized_crop(
     pixels within a few gray levels. With the `interpolation` random it is one of the two others. The other arguments
     and the errors are those of `read_picture`.
     """
-    if channels != RGB:
+    name = source_name(source, name)
+    with reported_as(name):
+        if channels == RGB:
+            return _crop_rgb(source, size, rng, area, name, interpolation)
         picture = read_picture(source, name, channels)
         random_box = _random_box(picture.size, rng, area)
         kernel = Image.Resampling[_draw_kernel(rng, interpolation).upper()]
         return np.asarray(picture.resize(size[::-1], kernel, random_box))
+
+
+def _crop_rgb(
+    source: ImageSource,
+    size: Size,
+    rng: np.random.Generator,
+    area: tuple[float, float],
+    name: str,
+    interpolation: Interpolation,
+) -> np.ndarray:
     with open_image(source, name) as image:
         # A file that is not decoded yet, in a color model that simplejpeg converts to RGB.
         jpeg = image if isinstance(image, JpegImageFile) and image.fp and image.mode in ("RGB", "L") else None
         if jpeg is None:
-            image = to_rgb(image)
+            image = to_rgb(image, name)
         orientation = 1 if jpeg is None else jpeg.getexif().get(ExifTags.Base.Orientation, 1)
         turned = orientation in (5, 6, 7, 8)
         width, height = image.size[::-1] if turned else image.size
