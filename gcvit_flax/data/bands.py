@@ -130,6 +130,9 @@ def _read_tiff(source: str | os.PathLike[str] | bytes, name: str, channels: int)
             series = file.series[0]
             if math.prod(series.shape) > channels * 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise Image.DecompressionBombError
+            page = series.keyframe
+            if len(page.dataoffsets) < (expected := math.prod(page.chunked)):  # tifffile would fill up the rest.
+                raise ValueError(f"{len(page.dataoffsets)} of {expected} strips or tiles")
             array, axes = series.asarray(), series.axes
     except (FileNotFoundError, MemoryError, Image.DecompressionBombError):
         raise  # `reported_as` says these.
