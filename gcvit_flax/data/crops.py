@@ -60,7 +60,13 @@ def _reduced(start: float, end: float, pixels: int, length: int) -> tuple[int, i
     scale = (end - start) / pixels
     factor, margin = max(1, int(scale / _REDUCING_GAP)), math.ceil(3 * max(scale, 1))  # The kernel reads 2 * scale.
     first, last = max(0, math.floor(start) - margin), min(length, math.ceil(end) + margin)
-    return first, last, factor, (start - first) / factor, min((end - first) / factor, math.ceil((last - first) / factor))
+    return (
+        first,
+        last,
+        factor,
+        (start - first) / factor,
+        min((end - first) / factor, math.ceil((last - first) / factor)),
+    )
 
 
 def crop_box(image: Picture, preprocessing: Preprocessing) -> tuple[float, float, float, float]:

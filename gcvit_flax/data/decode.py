@@ -21,8 +21,9 @@ _WHITE_IS_ZERO, _AS_PLANES, _UNSIGNED, _SIGNED = 0, 2, 1, 2
 
 
 class UnreadableImage(UserError):
-    """An image that is missing, damaged or of another kind; --skip-corrupt has others replace it in training, and leaves
-    it out of evaluation.
+    """An image that is missing, damaged or of another kind: with --skip-corrupt, others replace it in training.
+
+    Evaluation leaves it out then.
     """
 
 
@@ -43,8 +44,10 @@ def decode(source: ImageSource, name: str = "") -> Image.Image:
 
 def source_name(source: ImageSource, name: str = "") -> str:
     """What error messages call an image: `name`, or else its path, or what it is."""
-    if name or isinstance(source, str | os.PathLike):
-        return name or os.fspath(source)
+    if name:
+        return name
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
     return "array" if isinstance(source, np.ndarray) else "image"
 
 

@@ -61,7 +61,8 @@ def leads_back(path: str) -> bool:
 
 
 def _walk(folder: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[tuple[str, bool]]:
-    """All that is below `folder`, sorted, and whether it is a folder; paths are relative to `folder`.
+    """`folder` and all that is below it, sorted, and whether it is a folder; paths are relative to `folder`, where it
+    is empty itself, and those of folders end in a slash.
 
     A folder that is in itself by links through others is left out: `above` has the devices and inodes of those that it
     is in.
@@ -75,16 +76,15 @@ def _walk(folder: str, above: frozenset[tuple[int, int]] = frozenset()) -> Itera
     identity = (status.st_dev, status.st_ino)
     if identity in above:
         return
+    yield "", True
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        is_folder = _is_folder(entry)
-        if is_folder and entry.is_symlink() and leads_back(entry.path):
-            continue
-        yield entry.name, is_folder
-        if is_folder:
+        if not _is_folder(entry):
+            yield entry.name, False
+        elif not (entry.is_symlink() and leads_back(entry.path)):
             below = _walk(entry.path, above | {identity})
-            yield from ((f"{entry.name}/{path}", inner_is_folder) for path, inner_is_folder in below)
+            yield from ((f"{entry.name}/{path}", is_folder) for path, is_folder in below)
 
 
 def _expand(pattern: str) -> set[str]:
@@ -96,7 +96,7 @@ def _expand(pattern: str) -> set[str]:
     start, rest = "/".join([*parts[:at], ""]), "/".join(parts[at + 1 :]) or "*"
     found: set[str] = set()
     for root in glob.glob(start) if start else [""]:
-        for folder in ("", *(f"{path}/" for path, is_folder in _walk(root) if is_folder)):
+        for folder in [path for path, is_folder in _walk(root) if is_folder]:
             found |= _expand(glob.escape(root + folder) + rest)
     return found
 

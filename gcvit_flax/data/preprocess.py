@@ -90,5 +90,5 @@ def _as_source(image: Any) -> ImageSource:
         image.seek(0)
     content = image.read()
     if not isinstance(content, bytes):
-        raise UserError(f"the file {getattr(image, 'name', image)} is open in text mode: open it with mode \"rb\"")
+        raise UserError(f'the file {getattr(image, "name", image)} is open in text mode: open it with mode "rb"')
     return content

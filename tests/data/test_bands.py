@@ -1,6 +1,7 @@
 """Images of any number of channels: arrays, .npy, TIFF, alpha; and what is no such image."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
@@ -31,7 +32,9 @@ class Model:
 
 
 @pytest.mark.parametrize("kind", ["npy", "samples", "planes", "pages", "rows", "bytes", "array"])
-@pytest.mark.parametrize(("dtype", "scale"), [("uint8", 1), ("uint16", 257), ("float32", 1 / 255), ("int16", 1)])
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [("uint8", 1), ("uint16", 257), ("uint32", 2**32 // 255), ("float32", 1 / 255), ("int16", 1)]
+)
 def test_five_channels(tmp_path, kind, dtype, scale):
     data = (PIXELS.astype(np.float64) * scale).astype(dtype)
     path = tmp_path / f"x.{'npy' if kind == 'npy' else 'tif'}"
@@ -143,3 +146,18 @@ def test_bands_resize_as_pillow():
     expected = Image.fromarray(PIXELS[..., 1].astype(np.float32)).resize((20, 10), 3, (1, 2, 41, 32))
     assert resized.shape == (10, 20, 2)
     np.testing.assert_array_equal(resized[..., 1], expected)
+
+
+def test_a_damaged_tiff_does_not_take_the_time_and_memory_that_it_claims():
+    """Without the check, tifffile fills up what is missing: for minutes, and gigabytes in other files."""
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, PIXELS, photometric="minisblack", planarconfig="contig", rowsperstrip=1)
+    content = bytearray(stream.getvalue())
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        height = file.pages[0].tags["ImageLength"].valueoffset
+    content[height : height + 4] = (2_000_000).to_bytes(4, "little")
+    with pytest.raises(UnreadableImage, match=r"x: not a TIFF file that tifffile can read \(40 of 2000000 strips"):
+        read_picture(bytes(content), "x", channels=5)
+    content[height : height + 4] = (2**31).to_bytes(4, "little")
+    with pytest.raises(UnreadableImage, match=r"x: more than the 178,956,970 pixels"):
+        read_picture(bytes(content), "x", channels=5)
