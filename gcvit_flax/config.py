@@ -144,6 +144,8 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", as_pair("image_size", self.image_size))
+        if min(self.image_size) < 1:
+            raise UserError(f"image_size must be positive, got {self.image_size}")
         object.__setattr__(self, "crop_fraction", plain(self.crop_fraction))
         object.__setattr__(self, "mean", tuple(map(plain, self.mean)))
         object.__setattr__(self, "std", tuple(map(plain, self.std)))

@@ -22,6 +22,12 @@ def test_sizes_are_ints_of_any_kind(size):
     assert (model.config.image_size, model.preprocessing.image_size) == ((64, 64), (64, 64))
 
 
+def test_sizes_are_positive():
+    for make in (GCViTConfig, Preprocessing):
+        with pytest.raises(UserError, match=r"image_size must be positive, got \(0, 64\)"):
+            make(image_size=(0, 64))
+
+
 @pytest.mark.parametrize("size", [(224.9, 224.9), 224.9, 224.0, "224", (64,), (64, 64, 3), (None, 64), np.float32(64)])
 def test_other_sizes_are_refused_and_none_is_rounded(size):
     for make in (GCViTConfig, Preprocessing):

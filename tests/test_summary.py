@@ -56,16 +56,11 @@ def test_the_stem_by_hand():
     assert stem["activations"] == 3 * half * width + 16 + width + quarter * width
 
 
-def test_the_published_accuracy_is_that_of_the_published_size():
-    assert summarize("gcvit_tiny", (448, 448))["published_top1"] is None
-    assert summarize("gcvit_tiny", (448, 448))["variant"] == "gcvit_tiny"
-
-
 def test_larger_images_cost_more_and_hold_no_more_parameters_but_tables():
     small, large = summarize("gcvit_tiny"), summarize("gcvit_tiny", (448, 224))
     assert large["image_size"] == [448, 224] and large["parts"][0]["output"] == [112, 56, 64]
     assert large["parts"][0]["multiply_adds"] == pytest.approx(2 * small["parts"][0]["multiply_adds"], rel=1e-4)
-    assert large["published_top1"] is None and large["variant"] is None
+    assert large["published_top1"] is None and large["variant"] == "gcvit_tiny"
     assert large["parts"][0]["parameters"] == small["parts"][0]["parameters"]
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,8 @@ from gcvit_flax.errors import UserError
 
 if TYPE_CHECKING:  # Worker processes that decode need no JAX.
     import jax
+
+    _Image = ImageSource | bytearray | memoryview | IO[bytes] | jax.Array
 
 _Array = TypeVar("_Array", np.ndarray, "jax.Array")
 
@@ -38,7 +40,7 @@ def normalize(images: _Array, preprocessing: Preprocessing) -> _Array:
     return (images.astype(np.float32) / np.float32(255) - mean) / std
 
 
-def preprocess(images: Any, model: _HasPreprocessing) -> np.ndarray:
+def preprocess(images: "_Image | Iterable[_Image]", model: _HasPreprocessing) -> np.ndarray:
     """Images as `model` was trained to see them, float32 (B, H, W, 3), ready for `model.apply`.
 
     `images` is one or several of: paths, encoded bytes, binary files, Pillow images, and NumPy or JAX arrays, uint8
