@@ -19,6 +19,7 @@ from gcvit_flax.data.decode import (
     check_samples,
     decode,
     gray_of_16_bits,
+    is_npy,
     open_image,
     read_npy,
     reported_as,
@@ -101,10 +102,11 @@ def _to_bands(array: np.ndarray, name: str, channels: int) -> Bands:
 def _read_array(source: ImageSource, name: str, channels: int) -> np.ndarray:
     if isinstance(source, np.ndarray):
         return source
-    if isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".npy":
-        return read_npy(source)
-    if channels > 1 and not isinstance(source, Image.Image) and _is_tiff(source):
-        return _read_tiff(source, name, channels)
+    if not isinstance(source, Image.Image):
+        if is_npy(source):
+            return read_npy(source, name)
+        if channels > 1 and _is_tiff(source):
+            return _read_tiff(source, name, channels)
     with open_image(source, name) as image:
         check_samples(image, name)
         image = upright(image)

@@ -11,8 +11,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from gcvit_flax.errors import UserError, summarize_error
 
-# A file's path (.npy files too), encoded bytes, a Pillow image, or a uint8 array (H, W) or (H, W, C), C being 1, 3 or
-# 4; for networks of other channels see `bands`.
+# A path, a file's content (.npy files too), a Pillow image, or a uint8 array (H, W) or (H, W, C), C being 1, 3 or 4;
+# for networks of other channels see `bands`.
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
 # Tags of TIFF files, and their values that Pillow treats as any other.
@@ -88,29 +88,33 @@ def open_image(source: ImageSource, name: str) -> Iterator[Image.Image]:
             yield source
         elif isinstance(source, np.ndarray):
             yield _from_array(source, name)
-        elif isinstance(source, bytes):
-            with Image.open(io.BytesIO(source)) as image:
-                yield image
-        elif Path(source).suffix.lower() == ".npy":
-            yield _from_array(read_npy(source), name)
+        elif is_npy(source):
+            yield _from_array(read_npy(source, name), name)
         else:
-            if not Path(source).is_file():
+            if not isinstance(source, bytes) and not Path(source).is_file():
                 raise FileNotFoundError
-            with Image.open(source) as image:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 yield image
 
 
-def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
+def is_npy(source: str | os.PathLike[str] | bytes) -> bool:
+    """Whether a file is an .npy file, by its name or its content."""
+    if isinstance(source, bytes):
+        return source.startswith(np.lib.format.MAGIC_PREFIX)
+    return Path(source).suffix.lower() == ".npy"
+
+
+def read_npy(source: str | os.PathLike[str] | bytes, name: str) -> np.ndarray:
     """The array in an .npy file, which cannot run code."""
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(io.BytesIO(source) if isinstance(source, bytes) else source, allow_pickle=False)
     except Exception as error:  # Damaged headers are Python that cannot be parsed, or arrays that fill the memory.
         raise UnreadableImage(
-            f"{path}: not an .npy file that NumPy can read ({summarize_error(error)}); replace or remove it"
+            f"{name}: not an .npy file that NumPy can read ({summarize_error(error)}); replace or remove it"
         ) from error
     if not isinstance(array, np.ndarray):
         array.close()
-        raise UnreadableImage(f"{path}: an archive of arrays, expected a single one; save each as an .npy file")
+        raise UnreadableImage(f"{name}: an archive of arrays, expected a single one; save each as an .npy file")
     return array
 
 
@@ -128,8 +132,15 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
 def upright(image: Image.Image) -> Image.Image:
     """The image as its EXIF data turns it; itself if it is upright already."""
     image.load()
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    return ImageOps.exif_transpose(image) if turned else image
+    return ImageOps.exif_transpose(image) if orientation(image) != 1 else image
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; that of damaged EXIF data, which harms no pixels, is 1: upright."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except SyntaxError:  # Of formats other than JPEG, for which Pillow passes over it.
+        return 1
 
 
 def check_samples(image: Image.Image, name: str) -> None:

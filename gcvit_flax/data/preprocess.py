@@ -43,7 +43,7 @@ def normalize(images: _Array, preprocessing: Preprocessing) -> _Array:
 def preprocess(images: "_Image | Iterable[_Image]", model: _HasPreprocessing) -> np.ndarray:
     """Images as `model` was trained to see them, float32 (B, H, W, 3), ready for `model.apply`.
 
-    `images` is one or several of: paths, encoded bytes, binary files, Pillow images, and NumPy or JAX arrays, uint8
+    `images` is one or several of: paths, contents of files, binary files, Pillow images, and NumPy or JAX arrays, uint8
     (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of values 0..255; or a batch of them, (B, H, W, 3). Files are read from
     their beginning and left open. Size, crop, kernel, mean and std are those of `model.preprocessing`; for networks of
     other channels arrays have any type, as `read_picture` says, and the result is (B, H, W, channels).

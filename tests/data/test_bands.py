@@ -75,7 +75,10 @@ def test_alpha_is_a_channel(tmp_path):
 
 def test_rgb_of_npy_is_as_of_any_file(tmp_path):
     np.save(tmp_path / "x.npy", PIXELS[..., :3])
-    np.testing.assert_array_equal(pixels_of(tmp_path / "x.npy", 3), PIXELS[..., :3])
+    for source in (tmp_path / "x.npy", (tmp_path / "x.npy").read_bytes()):
+        np.testing.assert_array_equal(pixels_of(source, 3), PIXELS[..., :3])
+    np.save(tmp_path / "x.npy", PIXELS)
+    np.testing.assert_array_equal(pixels_of((tmp_path / "x.npy").read_bytes(), 5), PIXELS)
 
 
 def test_what_has_other_channels_or_is_damaged(tmp_path):

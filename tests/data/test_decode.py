@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from gcvit_flax.data.bands import read_picture
-from gcvit_flax.data.decode import UnreadableImage, decode, read_npy
+from gcvit_flax.data.decode import UnreadableImage, decode
 from gcvit_flax.data.random_crop import random_resized_crop
 
 
@@ -168,6 +168,7 @@ def test_numbers_of_no_known_scale_are_refused(source, message):
         decode(source, "x")
 
 
+@pytest.mark.filterwarnings("error")
 def test_one_channel_is_the_gray_that_one_sees():
     palette = Image.fromarray(GRAY).quantize(256)
     for source in (
@@ -176,6 +177,8 @@ def test_one_channel_is_the_gray_that_one_sees():
         Image.merge("LA", [Image.fromarray(GRAY)] * 2),
     ):
         np.testing.assert_allclose(np.asarray(read_picture(source, channels=1))[..., 0], GRAY, atol=1e-3)
+    lab = np.asarray(read_picture(color_space_lab(Image.fromarray(GRAY).convert("RGB")), channels=1))[..., 0]
+    np.testing.assert_allclose(lab, GRAY, atol=4)
     for source in (tiff(GRAY.astype(np.int16)), tiff(GRAY.astype(np.uint32))):
         with pytest.raises(UnreadableImage, match="expected unsigned integers of 8 or 16 bits"):
             read_picture(source, channels=1)
@@ -196,6 +199,14 @@ def test_every_orientation_of_every_format_is_upright(kind, orientation):
     assert shown.shape == turned.shape and np.abs(shown - turned).mean() < 3
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_data_harms_no_picture(kind):
+    data = encode(Image.new("RGB", (20, 20), "red"), kind, exif=b"Exif\0\0nothing")
+    crop = random_resized_crop(data, (8, 8), np.random.default_rng(0), (0.5, 1.0))
+    for pixels in (np.asarray(decode(data)), crop):
+        assert np.abs(pixels.astype(int) - (255, 0, 0)).max() < 3
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -211,7 +222,7 @@ def test_every_error_of_reading_is_the_images_own(monkeypatch, error, message):
 
     data, image = encode(Image.new("L", (9, 9)), "PNG"), Image.new("L", (9, 9))
     rng = np.random.default_rng(0)
-    monkeypatch.setattr(Image.Image, "getexif", fail)
+    monkeypatch.setattr(Image.Image, "convert", fail)
     for source in (data, image):
         for read in (decode, lambda x, name: random_resized_crop(x, (8, 8), rng, (0.5, 1.0), name)):
             with pytest.raises(UnreadableImage, match=f"^x: {message}$"):
@@ -230,13 +241,13 @@ def test_npy_files_of_another_kind_are_named(tmp_path):
     with path.open("wb") as file:
         np.savez(file, a=GRAY)
     with pytest.raises(UnreadableImage, match=r"x\.npy: an archive of arrays, expected a single one; save each"):
-        read_npy(path)
+        decode(path)
     unbalanced = b"{'descr': '|u1', 'shape': ((((".ljust(117) + b"\n"
     path.write_bytes(b"\x93NUMPY\x01\x00v\x00" + unbalanced)
     with pytest.raises(UnreadableImage, match=r"x\.npy: not an \.npy file that NumPy can read"):
-        read_npy(path)
+        decode(path)
     with path.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (2**20, 2**22, 3)}
         np.lib.format.write_array_header_1_0(file, header)
     with pytest.raises(UnreadableImage, match=r"x\.npy: not an \.npy file that NumPy can read"):
-        read_npy(path)
+        decode(path)
