@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from image_files_to_damage import Case, cases, damage
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.data.bands import pixel_type, read_picture
 from gcvit_flax.data.crops import evaluation_crop, read_crop, whole_image
+from gcvit_flax.data.decode import reported_as
 from gcvit_flax.data.preprocess import normalize, preprocess
 from gcvit_flax.data.random_crop import random_resized_crop
 from gcvit_flax.errors import UserError
@@ -75,9 +77,10 @@ def check(case: Case, content: bytes | None, path: Path) -> bool:
         source = path if case.by_path else content
 
     def whole() -> np.ndarray:
-        picture = read_picture(source, channels=case.channels)
-        shown = whole_image(picture, model.preprocessing)
-        pixels = evaluation_crop(picture, shown)
+        with reported_as("image"):  # As predict does.
+            picture = read_picture(source, channels=case.channels)
+            shown = whole_image(picture, model.preprocessing)
+            pixels = evaluation_crop(picture, shown)
         assert pixels.shape[:2] == shown.image_size
         return np.resize(pixels, (*SIZE, case.channels))
 
@@ -149,7 +152,7 @@ def main(seconds: float, first_seed: int, folder: Path) -> dict[str, Any]:
             one_round()
         except Exception as error:
             notes = "\n".join(getattr(error, "__notes__", []))
-            found.append(f"{type(error).__name__}: {error}\n{notes[:3000]}")
+            found.append(f"{notes[:3000]}\n{traceback.format_exc()[-3000:]}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     took = {"seconds": round(time.monotonic() - start), "slowest_file_seconds": round(slowest, 2)}
     return {**counts, "seed": first_seed, "rounds": rounds, **took, "peak_memory_mb": peak >> 20, "found": found}
