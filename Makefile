@@ -21,8 +21,8 @@ test: $(INSTALLED)
 docs-check: $(INSTALLED)
 	$(RUN) -m pytest -q -m docs -n 2 --dist loadgroup
 
-# Longer loops: runs stopped a hundred times, on disk and in a bucket, sixty image sizes, and dropout on different
-# numbers of devices.
+# Longer loops: runs stopped a hundred times, on disk and in a bucket, sixty image sizes, dropout on different numbers
+# of devices, and a quarter of an hour of damaged image files (FUZZ_SECONDS, FUZZ_SEED).
 soak: $(INSTALLED) $(GCS)/.installed
 	$(RUN) -m pytest -q -s -m "soak and not gcs"
 	$(GCS)/bin/python -m pytest -q -s -m "soak and gcs"

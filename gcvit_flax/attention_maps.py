@@ -13,6 +13,7 @@ from gcvit_flax.cli import MODEL_HELP, program_name, run_cli
 from gcvit_flax.config import NUM_LEVELS, GCViTConfig
 from gcvit_flax.data.bands import as_rgb, read_picture
 from gcvit_flax.data.crops import evaluation_crop
+from gcvit_flax.data.decode import reported_as
 from gcvit_flax.data.preprocess import normalize
 from gcvit_flax.errors import UserError
 from gcvit_flax.visualize.attention_weights import (
@@ -73,10 +74,11 @@ def _draw(options: argparse.Namespace) -> dict[str, np.ndarray]:
         values = {block: relative_position_bias_planes(model, variables, *block) for block in blocks}
     else:
         preprocessing = model.preprocessing
-        image = read_picture(options.image, channels=preprocessing.channels)
-        shown = as_rgb(image)
-        box = visible_box(shown, preprocessing)
-        pixels = normalize(evaluation_crop(image, preprocessing)[None], preprocessing)
+        with reported_as(options.image):
+            image = read_picture(options.image, channels=preprocessing.channels)
+            shown = as_rgb(image)
+            box = visible_box(shown, preprocessing)
+            pixels = normalize(evaluation_crop(image, preprocessing)[None], preprocessing)
         logits = attention_logits(model, variables, pixels, tuple(sorted(blocks)))
         values = {block: received_attention(logits[block], model, pixels.shape, *block)[0] for block in blocks}
     if not all(np.isfinite(heads).all() for heads in values.values()):
@@ -85,7 +87,8 @@ def _draw(options: argparse.Namespace) -> dict[str, np.ndarray]:
     if options.bias:
         draw_planes(out, maps)
     else:
-        draw_maps(out, shown, box, maps)
+        with reported_as(options.image):
+            draw_maps(out, shown, box, maps)
     return maps
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.data.bands import read_picture
 from gcvit_flax.data.crops import evaluation_crop, whole_image
+from gcvit_flax.data.decode import reported_as
 from gcvit_flax.data.preprocess import normalize
 from gcvit_flax.errors import UserError
 from gcvit_flax.weights.classes import best_classes, wordnet_ids
@@ -70,14 +71,15 @@ def apply_to_files(
 def _read(path: str, preprocessing: Preprocessing, whole: bool) -> np.ndarray | UserError:
     """The network's view of a file, (H, W, channels), or why it cannot be read; the full-size image is not kept."""
     try:
-        image = read_picture(path, channels=preprocessing.channels)
-        if min(image.size) < 2:
-            raise UserError(
-                f"{path}: {image.width}x{image.height} px, expected at least 2 per side; replace or remove it"
-            )
+        with reported_as(path):
+            image = read_picture(path, channels=preprocessing.channels)
+            if min(image.size) < 2:
+                raise UserError(
+                    f"{path}: {image.width}x{image.height} px, expected at least 2 per side; replace or remove it"
+                )
+            return evaluation_crop(image, whole_image(image, preprocessing) if whole else preprocessing)
     except UserError as error:
         return error
-    return evaluation_crop(image, whole_image(image, preprocessing) if whole else preprocessing)
 
 
 def _outputs(

@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from gcvit_flax.errors import UserError
+from gcvit_flax.fields import Size, as_int, as_pair, check_choice, plain
 from gcvit_flax.references import REFERENCES
 
 # Window side = image side / ratio, level by level, in every published variant.
@@ -16,8 +17,6 @@ MIN_IMAGE_SIDE = 32
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-Size = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +50,22 @@ class GCViTConfig:
     in_channels: int = 3
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
+        for name in ("embed_dim", "num_classes", "in_channels"):
+            object.__setattr__(self, name, as_int(name, getattr(self, name)))
         image_size = as_pair("image_size", self.image_size)
         if min(image_size) < 1:
             raise UserError(f"image_size must be positive, got {image_size}")
-        windows = [as_pair("window_size", window) for window in self.window_size or _official_windows(image_size)]
         object.__setattr__(self, "image_size", image_size)
-        object.__setattr__(self, "window_size", tuple(windows))
-        object.__setattr__(self, "depths", tuple(self.depths))
-        object.__setattr__(self, "num_heads", tuple(self.num_heads))
+        for name in ("window_size", "depths", "num_heads"):
+            entries = () if (entries := getattr(self, name)) is None else entries
+            if not isinstance(entries, Iterable):
+                raise UserError(f"{name} needs one entry for each of the {NUM_LEVELS} levels, got {entries!r}")
+            parse = as_pair if name == "window_size" else as_int
+            object.__setattr__(self, name, tuple(parse(name, entry) for entry in entries))
+        if not self.window_size:
+            object.__setattr__(self, "window_size", tuple(_official_windows(image_size)))
         self._check()
 
     def _check(self) -> None:
@@ -137,8 +144,11 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", as_pair("image_size", self.image_size))
-        object.__setattr__(self, "mean", tuple(self.mean))
-        object.__setattr__(self, "std", tuple(self.std))
+        if min(self.image_size) < 1:
+            raise UserError(f"image_size must be positive, got {self.image_size}")
+        object.__setattr__(self, "crop_fraction", plain(self.crop_fraction))
+        object.__setattr__(self, "mean", tuple(map(plain, self.mean)))
+        object.__setattr__(self, "std", tuple(map(plain, self.std)))
         check_choice("crop_mode", self.crop_mode, ("center", "squash"))
         check_choice("kernel", self.kernel, ("bicubic", "bilinear"))
         if not 0.0 < self.crop_fraction <= 1.0:
@@ -150,21 +160,6 @@ class Preprocessing:
     def channels(self) -> int:
         """The number of channels of the network's input."""
         return len(self.mean)
-
-
-def as_pair(name: str, value: int | Sequence[int]) -> Size:
-    """A (height, width) pair from an int or a pair; `name` stands for it in error messages."""
-    if isinstance(value, int):
-        return value, value
-    if len(value) != 2:
-        raise UserError(f"{name} must be an int or (height, width), got {value}")
-    return int(value[0]), int(value[1])
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raises UserError unless `value` is one of `choices`; `name` stands for it in the message."""
-    if value not in choices:
-        raise UserError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def level_grids(image_size: Size) -> tuple[Size, ...]:

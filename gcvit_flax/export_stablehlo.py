@@ -17,9 +17,9 @@ import numpy as np
 
 import gcvit_flax
 from gcvit_flax.atomic import replacing_folder
-from gcvit_flax.config import check_choice
 from gcvit_flax.data.bands import RGB
 from gcvit_flax.errors import UserError
+from gcvit_flax.fields import check_choice
 from gcvit_flax.model.fuse import fuse_parameters
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.storage import check_on_disk

@@ -19,6 +19,7 @@ from gcvit_flax.atomic import check_replaceable, replacing_file
 from gcvit_flax.classify import predict
 from gcvit_flax.cli import add_inputs, check_minimum, program_name, run_cli
 from gcvit_flax.config import NUM_LEVELS
+from gcvit_flax.data.decode import UnreadableImage
 from gcvit_flax.data.image_files import find_images
 from gcvit_flax.errors import UserError
 from gcvit_flax.visualize.heat_maps import heat_map_paths, make_folders
@@ -63,7 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if pictures:
                     index = result[0]["index"] if chosen is None else chosen
                     where, level = (path, pictures[path], options.whole), options.heatmap_level
-                    draw_heat_map(model, variables, *where, class_index=index, level=level)
+                    try:
+                        draw_heat_map(model, variables, *where, class_index=index, level=level)
+                    except UnreadableImage as error:  # There may be memory for its classes but not for its picture.
+                        failures += 1
+                        bar.write(f"error: {error}", file=sys.stderr)
             bar.update()
     return 1 if failures else 0
 

@@ -64,13 +64,16 @@ def summarize(network: str, image_size: tuple[int, int] | None = None) -> dict[s
         }
         parts.append({"name": title, "output": _output(name, config, size), **counts})
     variant = variant_name(config)
+    published = None
+    if variant and config.image_size == VARIANTS[variant].image_size:
+        published = {"value": PUBLISHED_TOP1[variant], "source": _SOURCE}
     return {
         "variant": variant,
         "image_size": list(size),
         "config": dataclasses.asdict(config),
         **{count: sum(part[count] for part in parts) for count in _COUNTS},
         "parts": parts,
-        "published_top1": {"value": PUBLISHED_TOP1[variant], "source": _SOURCE} if variant else None,
+        "published_top1": published,
     }
 
 

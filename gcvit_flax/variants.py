@@ -1,12 +1,14 @@
 """The ten published variants, and configurations from a variant's name and keyword arguments."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 
-from gcvit_flax.config import GCViTConfig, Preprocessing, Size, as_pair, check_choice
+from gcvit_flax.config import WINDOW_RATIOS, GCViTConfig, Preprocessing
 from gcvit_flax.errors import UserError
+from gcvit_flax.fields import Size, as_pair, check_choice
 from gcvit_flax.references import REFERENCES
 
 
@@ -137,8 +139,22 @@ def resolve_config(
 
 
 def variant_name(config: GCViTConfig) -> str | None:
-    """The published variant with this backbone, for any channels, classes, regularization and reference, or None."""
+    """The published variant with this backbone, for any image size, channels, classes, regularization and reference.
+
+    Windows are the variant's own, or follow the image by the official ratios. Of variants that differ in the image size
+    alone, it is the nearest; without any, None.
+    """
     ignored = ("num_classes", "drop_path_rate", "dropout_rate", "attention_dropout_rate", "pad_to_windows")
     settings = ("relative_position_bias", "query_pool_padding", "in_channels")
     free = {name: getattr(config, name) for name in (*ignored, *settings)}
-    return next((name for name, known in VARIANTS.items() if dataclasses.replace(known, **free) == config), None)
+    windows = zip(config.window_size, WINDOW_RATIOS, strict=True)
+    follow = all((height * ratio, width * ratio) == config.image_size for (height, width), ratio in windows)
+    sizes = ("image_size", "window_size") if follow else ()
+    names = [
+        name
+        for name, known in VARIANTS.items()
+        if dataclasses.replace(known, **free)
+        == dataclasses.replace(config, **{field: getattr(known, field) for field in sizes})
+    ]
+    area = math.prod(config.image_size)
+    return min(names, key=lambda name: abs(math.prod(VARIANTS[name].image_size) - area), default=None)

@@ -75,6 +75,33 @@ def test_results_match_the_model_in_order_and_broken_files_are_reported(model_di
     assert len({str(line["predictions"]) for line in lines}) == 5, "equal predictions would hide a wrong order"
 
 
+def test_one_extreme_image_does_not_end_the_others(model_dir, capsys, monkeypatch):
+    """Strips are classified; an image, or a picture of one, for which there is no memory is reported."""
+    os.mkdir("in")
+    for name in ("1.png", "2.png", "3.png"):
+        draw(f"in/{name}", 40, 40)
+    Image.new("L", (2, 40_000), 77).save("in/strip.png")
+    draw("in/large.png", 77, 40)
+    draw("in/wide.png", 78, 40)
+
+    def fail_for(width, function):
+        def call(image, *rest):
+            if image.width == width:
+                raise MemoryError
+            return function(image, *rest)
+
+        return call
+
+    monkeypatch.setattr("gcvit_flax.classify.evaluation_crop", fail_for(77, crops.evaluation_crop))
+    monkeypatch.setattr("gcvit_flax.visualize.grad_cam.overlay", fail_for(78, overlay))
+    status, lines, errors = run(capsys, model_dir, "in", "--heatmap", "heat")
+    assert status == 1
+    assert [line["image"] for line in lines] == [f"in/{name}.png" for name in ("1", "2", "3", "strip", "wide")]
+    why = "does not fit into the memory of this machine; shrink or remove it"
+    assert errors.splitlines() == [f"error: in/{name}.png: {why}" for name in ("large", "wide")]
+    assert sorted(os.listdir("heat")) == ["1.png", "2.png", "3.png", "strip.png"]
+
+
 def test_whole_images_of_any_size_compile_one_program_per_shape(model_dir, capsys, monkeypatch):
     """At a nominal 64 px three of the five shapes differ; batches are padded to one size."""
     model, variables = gcvit_flax.load_model(model_dir, pad_to_windows=True, image_size=64)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -37,6 +39,18 @@ def test_parameter_count(name):
 def test_variant_is_recognized_whatever_its_head(name):
     assert variant_name(resolve_config(name, num_classes=5, drop_path_rate=0.0, reference="keras_io")) == name
     assert variant_name(resolve_config(name, mlp_ratio=4.0)) is None
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variant_and_crop_stay_at_another_image_size(name):
+    usual, other = create_model(name), create_model(name, image_size=(416, 448))
+    nearest = "gcvit_large_384" if name.startswith("gcvit_large") else name
+    assert variant_name(other.config) == nearest
+    expected = create_model(nearest).preprocessing
+    found = dataclasses.replace(other.preprocessing, image_size=expected.image_size)
+    assert found == expected
+    assert variant_name(usual.config) == name
+    assert variant_name(create_model(name, window_size=(1, 1, 1, 1), image_size=32).config) != name
 
 
 def test_large_windows_follow_the_image():

@@ -5,15 +5,29 @@ their full range as 0..255, and all other data 255 times its own units. Networks
 """
 
 import io
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from gcvit_flax.data.decode import ImageSource, UnreadableImage, decode, open_image, read_npy
-from gcvit_flax.errors import UserError, summarize_error
+from gcvit_flax.data.decode import (
+    ImageSource,
+    UnreadableImage,
+    check_samples,
+    decode,
+    gray_of_16_bits,
+    is_npy,
+    open_image,
+    read_npy,
+    reported_as,
+    source_name,
+    to_rgb,
+    upright,
+)
+from gcvit_flax.errors import summarize_error
 
 RGB = 3
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -32,6 +46,10 @@ class Bands:
     ) -> "Bands":
         """Each channel resized as Pillow resizes it; unlike in 8 bits, values may overshoot at edges."""
         return Bands([plane.resize(size, resample, box) for plane in self._planes])
+
+    def reduce(self, factor: tuple[int, int], box: tuple[int, int, int, int]) -> "Bands":
+        """The part in `box`, each channel averaged over blocks of `factor` (x, y) pixels."""
+        return Bands([plane.reduce(factor, box) for plane in self._planes])
 
     def crop(self, box: tuple[int, int, int, int]) -> "Bands":
         """The part in `box`, zero outside the image."""
@@ -56,18 +74,22 @@ def read_picture(source: ImageSource, name: str = "", channels: int = RGB) -> Pi
     TIFF files, whose channels may be samples or pages, and images of other formats with alpha or CMYK.
 
     Raises:
-      UnreadableImage: (a UserError) a file that is missing or damaged.
-      UserError: (a ValueError) another number of channels.
+      UnreadableImage: (a UserError) a file that is missing or damaged, of another number of channels, or whose numbers
+        have no known scale.
     """
     if channels == RGB:
         return decode(source, name)
-    name = name or (str(source) if isinstance(source, str | os.PathLike) else "image")
-    array = _read_array(source, name, channels)
+    name = source_name(source, name)
+    with reported_as(name):
+        return _to_bands(_read_array(source, name, channels), name, channels)
+
+
+def _to_bands(array: np.ndarray, name: str, channels: int) -> Bands:
     if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "buif":
-        raise UserError(f"{name}: expected numbers (H, W, {channels}), got {array.dtype} {array.shape}")
+        raise UnreadableImage(f"{name}: expected numbers (H, W, {channels}), got {array.dtype} {array.shape}")
     array = array if array.ndim == 3 else array[..., None]
     if array.shape[2] != channels:
-        raise UserError(
+        raise UnreadableImage(
             f"{name} has {array.shape[2]} channels, expected {channels}: give images of {channels}, or another "
             "--in-channels"
         )
@@ -98,16 +120,19 @@ def as_rgb(picture: Picture) -> Image.Image:
 def _read_array(source: ImageSource, name: str, channels: int) -> np.ndarray:
     if isinstance(source, np.ndarray):
         return source
-    if isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".npy":
-        return read_npy(source)
-    if channels > 1 and not isinstance(source, Image.Image) and _is_tiff(source):
-        return _read_tiff(source, name, channels)
+    if not isinstance(source, Image.Image):
+        if is_npy(source):
+            return read_npy(source, name)
+        if channels > 1 and _is_tiff(source):
+            return _read_tiff(source, name, channels)
     with open_image(source, name) as image:
-        image = ImageOps.exif_transpose(image)
-        if channels == 1 and not image.mode.startswith(("I", "F")):
-            image = image.convert("L")
-        pixels = np.asarray(image)
-        return pixels.clip(0, 65535).astype(np.uint16) if image.mode.startswith("I") else pixels
+        check_samples(image, name)
+        image = upright(image)
+        if image.mode.startswith("I"):
+            return gray_of_16_bits(image, name)
+        if channels == 1 and image.mode not in ("L", "F"):
+            image = to_rgb(image, name).convert("L")
+        return np.asarray(image)
 
 
 def _is_tiff(source: str | os.PathLike[str] | bytes) -> bool:
@@ -122,9 +147,15 @@ def _read_tiff(source: str | os.PathLike[str] | bytes, name: str, channels: int)
 
     try:
         with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            array, axes = file.series[0].asarray(), file.series[0].axes
-    except FileNotFoundError as error:
-        raise UnreadableImage(f"{name}: there is no such image file, check the path") from error
+            series = file.series[0]
+            if math.prod(series.shape) > channels * 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise Image.DecompressionBombError
+            page = series.keyframe
+            if len(page.dataoffsets) < (expected := math.prod(page.chunked)):  # tifffile would fill up the rest.
+                raise ValueError(f"{len(page.dataoffsets)} of {expected} strips or tiles")
+            array, axes = series.asarray(), series.axes
+    except (FileNotFoundError, MemoryError, Image.DecompressionBombError):
+        raise  # `reported_as` says these.
     except Exception as error:  # Damaged files make tifffile raise errors of many kinds.
         raise UnreadableImage(
             f"{name}: not a TIFF file that tifffile can read ({summarize_error(error)}); replace or remove it"
@@ -137,5 +168,5 @@ def _read_tiff(source: str | os.PathLike[str] | bytes, name: str, channels: int)
 
 
 def _on_scale_of_8_bits(array: np.ndarray) -> np.ndarray:
-    full = {np.dtype(np.uint8): 1, np.dtype(np.uint16): 1 / 257}
-    return array.astype(np.float32) * np.float32(full.get(array.dtype, 255))
+    full = np.iinfo(array.dtype).max if array.dtype.kind == "u" else 1
+    return array.astype(np.float32) * np.float32(255 / full)

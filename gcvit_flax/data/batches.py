@@ -18,8 +18,8 @@ import grain
 import numpy as np
 
 from gcvit_flax.config import Preprocessing
-from gcvit_flax.data.bands import pixel_type, read_picture
-from gcvit_flax.data.crops import evaluation_crop
+from gcvit_flax.data.bands import pixel_type
+from gcvit_flax.data.crops import read_crop
 from gcvit_flax.data.decode import UnreadableImage
 from gcvit_flax.data.positions import global_position, repeated_position
 from gcvit_flax.data.random_crop import Interpolation, random_resized_crop
@@ -72,7 +72,7 @@ def training_batches(
     def load(index: int, rng: np.random.Generator) -> Example:
         image, label, name = source[index]
         if squash:
-            pixels = evaluation_crop(read_picture(image, name, channels), whole)
+            pixels = read_crop(image, whole, name)
         else:
             size = preprocessing.image_size
             pixels = random_resized_crop(image, size, rng, crop_area, name, channels, interpolation)
@@ -164,7 +164,7 @@ def evaluation_batches(
         if index < len(source):
             try:
                 image, label, name = source[index]
-                pixels = evaluation_crop(read_picture(image, name, channels), preprocessing)
+                pixels = read_crop(image, preprocessing, name)
                 return {"image": pixels, "label": np.int32(label), "mask": np.bool_(True), "error": np.str_()}
             except UnreadableImage as error:
                 if not skip_corrupt:

@@ -1,13 +1,11 @@
 """The mean and standard deviation of each channel of a data set."""
 
-import contextlib
 import dataclasses
 
 import numpy as np
 
 from gcvit_flax.config import Preprocessing
-from gcvit_flax.data.bands import read_picture
-from gcvit_flax.data.crops import evaluation_crop
+from gcvit_flax.data.crops import read_crop
 from gcvit_flax.data.decode import UnreadableImage
 from gcvit_flax.data.sources import Source
 from gcvit_flax.errors import UserError
@@ -24,16 +22,18 @@ def measure_channels(source: Source, preprocessing: Preprocessing) -> Preprocess
     Raises:
       UserError: (a ValueError) none can be read, or they have another number of channels.
     """
-    count, sums = 0, np.zeros((2, preprocessing.channels))
+    count, sums, reason = 0, np.zeros((2, preprocessing.channels)), ""
     for index in np.random.default_rng(_SEED).permutation(len(source))[:_IMAGES]:
         image, _, name = source[int(index)]
-        with contextlib.suppress(UnreadableImage):
-            picture = read_picture(image, name, preprocessing.channels)
-            pixels = np.asarray(evaluation_crop(picture, preprocessing), np.float64) / 255
-            count += pixels.shape[0] * pixels.shape[1]
-            sums += [pixels.sum((0, 1)), (pixels**2).sum((0, 1))]
+        try:
+            pixels = read_crop(image, preprocessing, name).astype(np.float64) / 255
+        except UnreadableImage as error:
+            reason = str(error)
+            continue
+        count += pixels.shape[0] * pixels.shape[1]
+        sums += [pixels.sum((0, 1)), (pixels**2).sum((0, 1))]
     if not count:
-        raise UserError("no training image can be read to measure its channels: replace the images")
+        raise UserError(f"no training image can be read to measure its channels: {reason}")
     mean, square = sums / count
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
     std = np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)

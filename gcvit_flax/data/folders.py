@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gcvit_flax.data.decode import ImageSource
-from gcvit_flax.data.image_files import images_below
+from gcvit_flax.data.image_files import images_below, leads_back
 from gcvit_flax.data.shared_array import SharedArray
 from gcvit_flax.data.sources import TRAIN, Dataset, hold_out
 from gcvit_flax.data.spec import Parts
@@ -91,8 +91,9 @@ def _list_images(root: Path, class_names: tuple[str, ...]) -> FolderSource:
 
 
 def _class_names(root: Path) -> tuple[str, ...]:
-    """The sorted names of the folders in `root`, without hidden ones."""
-    return tuple(path.name for path in _list_folder(root) if path.is_dir() and not path.name.startswith("."))
+    """The sorted names of the folders in `root`, without hidden ones and links that lead back to it."""
+    folders = (path for path in _list_folder(root) if path.is_dir() and not path.name.startswith("."))
+    return tuple(path.name for path in folders if not leads_back(str(path)))
 
 
 def _list_folder(folder: Path) -> list[Path]:

@@ -6,12 +6,12 @@ from typing import Literal
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from gcvit_flax.config import Size
 from gcvit_flax.data.bands import RGB, read_picture
-from gcvit_flax.data.decode import ImageSource, open_image, to_rgb
+from gcvit_flax.data.decode import ImageSource, open_image, orientation, reported_as, source_name, to_rgb
 from gcvit_flax.data.resize import resize_crop
 
 Interpolation = Literal["bicubic", "bilinear", "random"]
@@ -35,27 +35,40 @@ def random_resized_crop(
     pixels within a few gray levels. With the `interpolation` random it is one of the two others. The other arguments
     and the errors are those of `read_picture`.
     """
-    if channels != RGB:
+    name = source_name(source, name)
+    with reported_as(name):
+        if channels == RGB:
+            return _crop_rgb(source, size, rng, area, name, interpolation)
         picture = read_picture(source, name, channels)
         random_box = _random_box(picture.size, rng, area)
         kernel = Image.Resampling[_draw_kernel(rng, interpolation).upper()]
         return np.asarray(picture.resize(size[::-1], kernel, random_box))
+
+
+def _crop_rgb(
+    source: ImageSource,
+    size: Size,
+    rng: np.random.Generator,
+    area: tuple[float, float],
+    name: str,
+    interpolation: Interpolation,
+) -> np.ndarray:
     with open_image(source, name) as image:
         # A file that is not decoded yet, in a color model that simplejpeg converts to RGB.
         jpeg = image if isinstance(image, JpegImageFile) and image.fp and image.mode in ("RGB", "L") else None
         if jpeg is None:
-            image = to_rgb(image)
-        orientation = 1 if jpeg is None else jpeg.getexif().get(ExifTags.Base.Orientation, 1)
-        turned = orientation in (5, 6, 7, 8)
+            image = to_rgb(image, name)
+        stored = 1 if jpeg is None else orientation(jpeg)
+        turned = stored in (5, 6, 7, 8)
         width, height = image.size[::-1] if turned else image.size
         left, top, right, bottom = _random_box((width, height), rng, area)
         excess = min((right - left) / size[1], (bottom - top) / size[0])
         pixels, factor = (np.asarray(image), 1) if jpeg is None else _decode_jpeg(jpeg, excess / 2)
 
     # What is stored mirrored or turned is cropped there, and the crop made upright.
-    if mirrored := orientation in (2, 3, 6, 7):
+    if mirrored := stored in (2, 3, 6, 7):
         left, right = width - right, width - left
-    if upside_down := orientation in (3, 4, 7, 8):
+    if upside_down := stored in (3, 4, 7, 8):
         top, bottom = height - bottom, height - top
     if turned:
         left, top, right, bottom, size = top, left, bottom, right, size[::-1]

@@ -13,6 +13,7 @@ import numpy as np
 from gcvit_flax.config import NUM_LEVELS, level_grids
 from gcvit_flax.data.bands import as_rgb, read_picture
 from gcvit_flax.data.crops import crop_box, evaluation_crop, whole_image
+from gcvit_flax.data.decode import reported_as
 from gcvit_flax.data.preprocess import normalize
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
@@ -100,12 +101,14 @@ def draw_heat_map(
     channels than RGB is shown as `as_rgb` makes it.
 
     Raises:
-      UserError: (a ValueError) an image that cannot be read, a model without a head or the class, or a picture that
-        cannot be written.
+      UnreadableImage: (a UserError) an image that cannot be read, or for whose picture there is no memory.
+      UserError: (a ValueError) a model without a head or the class, or a picture that cannot be written.
     """
-    photo = read_picture(image, channels=model.preprocessing.channels)
-    preprocessing = whole_image(photo, model.preprocessing) if whole else model.preprocessing
-    pixels = normalize(evaluation_crop(photo, preprocessing)[None], preprocessing)
+    with reported_as(str(image)):
+        photo = read_picture(image, channels=model.preprocessing.channels)
+        preprocessing = whole_image(photo, model.preprocessing) if whole else model.preprocessing
+        pixels = normalize(evaluation_crop(photo, preprocessing)[None], preprocessing)
     classes = None if class_index is None else [class_index]
     evidence = grad_cam(model, variables, pixels, classes, NUM_LEVELS - 1 if level is None else level)[0]
-    write_png(out, overlay(as_rgb(photo), evidence, crop_box(photo, preprocessing)))
+    with reported_as(str(image)):
+        write_png(out, overlay(as_rgb(photo), evidence, crop_box(photo, preprocessing)))

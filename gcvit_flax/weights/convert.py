@@ -7,8 +7,9 @@ from typing import Any
 
 from etils import epath
 
-from gcvit_flax.config import GCViTConfig, as_pair
+from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError
+from gcvit_flax.fields import as_pair
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.storage import check_reachable
 from gcvit_flax.variants import default_preprocessing, resolve_config, variant_name

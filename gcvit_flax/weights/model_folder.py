@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from gcvit_flax.config import GCViTConfig, Preprocessing, as_pair
+from gcvit_flax.config import GCViTConfig, Preprocessing
 from gcvit_flax.errors import UserError
+from gcvit_flax.fields import as_pair
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.storage import absolute
 from gcvit_flax.variants import for_channels, resolve_config

@@ -1,6 +1,7 @@
 """Images of any number of channels: arrays, .npy, TIFF, alpha; and what is no such image."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
@@ -31,7 +32,9 @@ class Model:
 
 
 @pytest.mark.parametrize("kind", ["npy", "samples", "planes", "pages", "rows", "bytes", "array"])
-@pytest.mark.parametrize(("dtype", "scale"), [("uint8", 1), ("uint16", 257), ("float32", 1 / 255), ("int16", 1)])
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [("uint8", 1), ("uint16", 257), ("uint32", 2**32 // 255), ("float32", 1 / 255), ("int16", 1)]
+)
 def test_five_channels(tmp_path, kind, dtype, scale):
     data = (PIXELS.astype(np.float64) * scale).astype(dtype)
     path = tmp_path / f"x.{'npy' if kind == 'npy' else 'tif'}"
@@ -72,7 +75,10 @@ def test_alpha_is_a_channel(tmp_path):
 
 def test_rgb_of_npy_is_as_of_any_file(tmp_path):
     np.save(tmp_path / "x.npy", PIXELS[..., :3])
-    np.testing.assert_array_equal(pixels_of(tmp_path / "x.npy", 3), PIXELS[..., :3])
+    for source in (tmp_path / "x.npy", (tmp_path / "x.npy").read_bytes()):
+        np.testing.assert_array_equal(pixels_of(source, 3), PIXELS[..., :3])
+    np.save(tmp_path / "x.npy", PIXELS)
+    np.testing.assert_array_equal(pixels_of((tmp_path / "x.npy").read_bytes(), 5), PIXELS)
 
 
 def test_what_has_other_channels_or_is_damaged(tmp_path):
@@ -155,3 +161,18 @@ def test_other_channels_are_shown_by_their_first():
     assert shown[..., 2].min() == 0 and shown[1, 2, 2] == 255
     gray = np.asarray(as_rgb(read_picture(stack[..., :2], channels=2)))
     assert (gray == shown[..., :1]).all()
+
+
+def test_a_damaged_tiff_does_not_take_the_time_and_memory_that_it_claims():
+    """Without the check, tifffile fills up what is missing: for minutes, and gigabytes in other files."""
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, PIXELS, photometric="minisblack", planarconfig="contig", rowsperstrip=1)
+    content = bytearray(stream.getvalue())
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        height = file.pages[0].tags["ImageLength"].valueoffset
+    content[height : height + 4] = (2_000_000).to_bytes(4, "little")
+    with pytest.raises(UnreadableImage, match=r"x: not a TIFF file that tifffile can read \(40 of 2000000 strips"):
+        read_picture(bytes(content), "x", channels=5)
+    content[height : height + 4] = (2**31).to_bytes(4, "little")
+    with pytest.raises(UnreadableImage, match=r"x: more than the 178,956,970 pixels"):
+        read_picture(bytes(content), "x", channels=5)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from gcvit_flax.config import Preprocessing
+from gcvit_flax.data import crops, random_crop
 from gcvit_flax.data.batches import evaluation_batches, training_batches
 from gcvit_flax.data.datasets import open_data
 from gcvit_flax.data.sources import ListSource
@@ -132,6 +133,33 @@ def test_a_readable_image_replaces_a_corrupt_one(damaged, caplog):
 def damaged_labels(damaged: ListSource) -> ListSource:
     """The same labels on readable images."""
     return ListSource([np.zeros((9, 9, 3), np.uint8)] * len(damaged), damaged.labels, damaged.names)
+
+
+@pytest.mark.parametrize("squash", [False, True])
+def test_an_image_for_which_there_is_no_memory_is_a_corrupt_one(damaged, monkeypatch, squash):
+    """In training and in evaluation, whether it fails while it is read or resized."""
+
+    def fail_for_the_fourth(function):
+        def call(image, *rest):
+            if np.asarray(image)[0, 0, 0] == 3:
+                raise MemoryError
+            return function(image, *rest)
+
+        return call
+
+    for module, name in ((random_crop, "resize_crop"), (crops, "evaluation_crop")):
+        monkeypatch.setattr(module, name, fail_for_the_fourth(getattr(module, name)))
+    labels = [batch["label"] for batch in collect(damaged, 10, batch_size=2, skip_corrupt=True, squash=squash)]
+    assert {*np.ravel(labels)} == {0, 1, 4, 5, 7, 8, 9}
+    (batch,) = evaluation_batches(damaged, SIZE, batch_size=10, skip_corrupt=True)
+    assert [*np.flatnonzero(~batch["mask"])] == [2, 3, 6]
+    with pytest.raises(UserError, match=r"3\.png: does not fit into the memory of this machine; shrink or remove it"):
+        next(evaluation_batches(damaged_at(damaged, 3), SIZE, batch_size=1))
+
+
+def damaged_at(damaged: ListSource, index: int) -> ListSource:
+    """That image alone."""
+    return ListSource([damaged.images[index]], damaged.labels[:1], [damaged.names[index]])
 
 
 def test_worker_processes_give_the_same_batches(damaged):

@@ -164,6 +164,19 @@ def test_images_in_folders_of_a_class_belong_to_it(tmp_path):
         )
 
 
+def test_class_folders_may_be_links_and_links_that_lead_back_are_none(tmp_path):
+    real, linked = tmp_path / "real", tmp_path / "linked"
+    make_classes(real, cat=2, dog=2)
+    (real / "cat" / "up").symlink_to(real)
+    linked.mkdir()
+    for name, target in (("cat", real / "cat"), ("dog", real / "dog"), ("up", tmp_path), ("here", linked)):
+        (linked / name).symlink_to(target)
+    data = open_data(f"folder:{linked}", 0.5)
+    assert data.class_names == ("cat", "dog")
+    paths = [path for source in (data.train, data.validation) for path, _ in examples(source)]
+    assert sorted(paths) == [linked / name for name in ("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png")]
+
+
 def test_names_need_not_be_text(tmp_path):
     make_classes(tmp_path, cat=2, dog=2)
     name = os.path.join(os.fsencode(tmp_path), b"cat", b"\xff two\nlines \xc3\xa4.png")

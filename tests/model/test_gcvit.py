@@ -3,6 +3,7 @@ import functools
 import re
 
 import flax
+import flax.linen as nn
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -177,14 +178,64 @@ def test_padding_has_no_influence(variables, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_dropout_is_everywhere_it_belongs(variables, images):
-    """Every rate changes the training output and none the evaluation."""
+def dropouts(train: bool) -> dict[tuple, tuple]:
+    """The active dropouts of a forward pass: {(path of their module, shape of what they drop): rate}."""
+    model = create_model(TINY, dropout_rate=0.3, attention_dropout_rate=0.2)
+    found = {}
+
+    def record(call, arguments, options, context):
+        module = context.module
+        if isinstance(module, nn.Dropout) and not options.get("deterministic", module.deterministic):
+            found["/".join(module.path[:-1]), arguments[0].shape] = module.rate
+        return call(*arguments, **options)
+
+    def forward(images):
+        return model.init_with_output(jax.random.key(0), images, train=train)[0]
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(forward, jax.ShapeDtypeStruct((3, 32, 32, 3), jnp.float32))
+    return found
+
+
+def test_dropout_is_everywhere_it_belongs():
+    """Behind the stem, on attention weights, behind the projection and both layers of each MLP; in training only."""
+    expected = {("", (3, 8, 8, 8)): 0.3}
+    for index, (depth, heads, windows, tokens) in enumerate(
+        zip(TINY.depths, TINY.num_heads, (4, 1, 1, 1), (16, 16, 4, 1), strict=True)
+    ):
+        channels = TINY.dims[index]
+        for block in (f"levels_{index}/blocks_{number}" for number in range(depth)):
+            expected[f"{block}/attn", (3, windows, heads, tokens, tokens)] = 0.2
+            expected[f"{block}/attn", (3, windows, tokens, channels)] = 0.3
+            expected[f"{block}/mlp", (3, windows, tokens, 3 * channels)] = 0.3
+            expected[f"{block}/mlp", (3, windows, tokens, channels)] = 0.3
+    assert dropouts(train=True) == expected
+    assert dropouts(train=False) == {}
+
+
+def test_every_rate_changes_the_training_output_and_none_the_evaluation(variables, images):
     plain = apply(create_model(TINY), variables, images)
     for name in ("dropout_rate", "attention_dropout_rate", "drop_path_rate"):
         model = create_model(TINY, **{name: 0.5})
         np.testing.assert_array_equal(apply(model, variables, images), plain)
         trained = apply(model, variables, images, train=True, rngs={"dropout": jax.random.key(0)})
         assert relative_difference(trained, plain) > 1e-3, name
+
+
+def test_drop_path_drops_both_branches_of_every_block(variables, images, monkeypatch):
+    model = create_model(TINY, drop_path_rate=0.5)
+    blocks = sum(TINY.depths)
+
+    @jax.jit
+    def logits(scales):
+        monkeypatch.setattr("gcvit_flax.model.gcvit.drop_path_scales", lambda *_: scales)
+        return model.apply(variables, images, train=True, rngs={"dropout": jax.random.key(0)})
+
+    whole = logits(np.ones((blocks, 2, 3), np.float32))
+    for block, branch in np.ndindex(blocks, 2):
+        scales = np.ones((blocks, 2, 3), np.float32)
+        scales[block, branch] = 0
+        assert relative_difference(logits(scales), whole) > 1e-4, (block, branch)
 
 
 def test_init_params_follows_the_distributions_of_init(images):
