@@ -17,21 +17,22 @@ import numpy as np
 
 import gcvit_flax
 from gcvit_flax.atomic import replacing_folder
-from gcvit_flax.config import check_choice
+from gcvit_flax.checks import check_choice
 from gcvit_flax.data.bands import RGB
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.fuse import fuse_parameters
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.storage import check_on_disk
-from gcvit_flax.weights.folder_config import FOLDER_CONFIG_NAME, folder_config_text, read_folder_config
-from gcvit_flax.weights.model_folder import load_model
-from gcvit_flax.weights.pretrained import find_model_folder
+from gcvit_flax.weights.folder_config import FOLDER_CONFIG_NAME, folder_config_text
+from gcvit_flax.weights.model_folder import load_with_description
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 PROGRAM_NAME = "model.stablehlo"
 # By compute dtype, as a share of the largest logit. Fused parameters and another order of sums change bfloat16's logits
 # by about 1e-2.
 TOLERANCES = {"float32": 1e-5, "bfloat16": 5e-2}
+MOST_BYTES = 2**31 - 1  # Of flatbuffers, the container that jax.export writes.
+_ROOM = 2**26  # For the program itself: a hundred blocks for three platforms take some 6 MB.
 _FORMAT = "gcvit_flax export"
 _FILE_FORMAT = "StableHLO as jax.export serializes it: jax.export.deserialize(bytes).call(images), with flatbuffers"
 _UNCHECKED = "not checked: that is done on the CPU, which is not among the platforms"
@@ -74,10 +75,8 @@ def export_model(
         check_choice("a platform", name, PLATFORMS)
     check_choice("dtype", dtype, tuple(TOLERANCES))
     _check_replaceable(out)
-    model_dir = find_model_folder(model_dir)
-    folder_config = read_folder_config(model_dir)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        model, variables = load_model(model_dir, dtype=jnp.dtype(dtype))
+        model, variables, folder_config = load_with_description(model_dir, dtype=jnp.dtype(dtype))
         try:
             with replacing_folder(out) as draft:
                 exported = _export(model, variables, batch, platforms)
@@ -109,11 +108,22 @@ def _export(
 ) -> jax.export.Exported:
     """The model with fused parameters inside, as an exported function of images alone."""
     fused, constants = fuse_parameters(model, variables)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(constants))
+    if size + _ROOM > MOST_BYTES:
+        raise UserError(
+            f"the model's parameters take {size:,} bytes, and a file of jax.export holds {MOST_BYTES:,} with its program: "
+            "export a smaller variant, or one for smaller images"
+        )
     shape = jax.export.symbolic_shape(
         "{}, {}, {}, {}".format(batch or "batch", *model.preprocessing.image_size, model.config.in_channels)
     )
-    function = jax.jit(lambda images: fused.apply(constants, images))
+    function = jax.jit(lambda images: fused.apply(jax.tree_util.tree_map_with_path(_unfolded, constants), images))
     return jax.export.export(function, platforms=platforms)(jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def _unfolded(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+    """A bias table behind a barrier: compilers would make a bias of it, which takes minutes and all its memory."""
+    return jax.lax.optimization_barrier(leaf) if path[-1].key == "relative_position_bias_table" else leaf
 
 
 def _make_description(

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from gcvit_flax.config import GCViTConfig, Preprocessing, Size, as_pair, check_choice
+from gcvit_flax.checks import as_pair, check_choice
+from gcvit_flax.config import GCViTConfig, Preprocessing, Size
 from gcvit_flax.errors import UserError
 from gcvit_flax.references import REFERENCES
 

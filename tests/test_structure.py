@@ -15,7 +15,7 @@ PACKAGE = ROOT / "gcvit_flax"
 
 # The room of each module of the top level; a folder is a room by its own name, together with the folders in it.
 ROOMS = {
-    "base": ("atomic", "cli", "config", "devices", "errors", "references", "storage", "variants"),
+    "base": ("atomic", "checks", "cli", "config", "devices", "errors", "references", "storage", "variants"),
     "inference": ("inference",),
     "tasks": ("classify", "export_stablehlo"),
     "programs": (

@@ -13,9 +13,9 @@ from orbax.checkpoint._src.serialization import tensorstore_utils  # For what Or
 
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError, summarize_error
+from gcvit_flax.model.tree import check_same_names_and_shapes, flatten, parameter_shapes, unflatten
 from gcvit_flax.storage import children
 from gcvit_flax.weights.checksums import find_damage, write_checksums
-from gcvit_flax.weights.tree import check_same_names_and_shapes, flatten, parameter_shapes, unflatten
 
 _REMOVALS, _REMOVAL_SECONDS = 50, 0.1  # The most attempts, and the pause between two.
 

@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError
+from gcvit_flax.model.tree import parameter_shapes
 from gcvit_flax.variants import VARIANTS
 from gcvit_flax.weights.infer import _mlp_ratio, infer_config
-from gcvit_flax.weights.tree import parameter_shapes
 
 
 def shapes_of(config):

@@ -17,10 +17,10 @@ from small import flips, full_disk
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT, create_model
+from gcvit_flax.model.tree import flatten, unflatten
 from gcvit_flax.weights import checksums, model_folder, save_folder
 from gcvit_flax.weights.folder_config import read_folder_config
 from gcvit_flax.weights.model_folder import load_model, save_model
-from gcvit_flax.weights.tree import flatten, unflatten
 
 NAMES = [f"class {i}" for i in range(10)]
 

@@ -7,9 +7,9 @@ import pytest
 import torch_pickle
 from torch_pickle import Call, Global
 
+from gcvit_flax.model.tree import flatten
 from gcvit_flax.weights.convert import convert
 from gcvit_flax.weights.model_folder import load_model
-from gcvit_flax.weights.tree import flatten
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""Checks of single values, for the fields of a configuration."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from gcvit_flax.errors import UserError
+
+# Of anything that is counted: far beyond what can be trained. Larger numbers, in a forged file, would take long to
+# refuse.
+MOST = 2**16
+
+Size = tuple[int, int]
+
+
+def as_pair(name: str, value: int | Sequence[int]) -> Size:
+    """A (height, width) pair from an int or a pair; `name` stands for it in error messages."""
+    if isinstance(value, int):
+        return value, value
+    if not isinstance(value, Sequence) or len(value) != 2 or not all(isinstance(side, Integral) for side in value):
+        raise UserError(f"{name} must be an int or (height, width), got {value!r}")
+    return int(value[0]), int(value[1])
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises UserError unless `value` is one of `choices`; `name` stands for it in the message."""
+    if value not in choices:
+        raise UserError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_integers(name: str, value: Any, least: int) -> None:
+    """Raises UserError unless `value`, a number or a tuple of numbers or of pairs, has integers from `least` to MOST."""
+    values = value if isinstance(value, tuple) else (value,)
+    for number in itertools.chain.from_iterable(v if isinstance(v, tuple) else (v,) for v in values):
+        if not isinstance(number, Integral) or isinstance(number, bool) or not least <= int(number) <= MOST:
+            raise UserError(f"{name} must be an integer from {least} to {MOST}, got {value!r}")
+
+
+def is_finite(value: Any) -> bool:
+    """Whether `value` is a real number that is neither infinite nor NaN."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
