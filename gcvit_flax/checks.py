@@ -1,7 +1,7 @@
 """Checks of single values, for the fields of a configuration."""
 
 import itertools
-import math
+import sys
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -40,4 +40,7 @@ def check_integers(name: str, value: Any, least: int) -> None:
 
 def is_finite(value: Any) -> bool:
     """Whether `value` is a real number that is neither infinite nor NaN."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    largest: Any = sys.float_info.max  # An int may be larger.
+    return bool(abs(value) <= largest)

@@ -48,7 +48,7 @@ def fetch(source: str | os.PathLike[str]) -> Path:
 def _check_address(url: str) -> None:
     try:
         parts = urllib.parse.urlsplit(url)
-        problem = None if parts.hostname and (parts.port or 1) else "it has no host"
+        problem = None if parts.hostname and parts.port != 0 else "it has no host or port"
         if not all("!" <= character <= "~" for character in url):
             problem = "it has characters that must be written as %XX"
     except ValueError as error:
