@@ -23,8 +23,9 @@ class Predictor:
     `method` replaces the network's call, "embed" for pooled features say: a name, or a function of module and images
     that returns one array (B, ...). The parameters are fused (`fuse_parameters`), and a batch is spread over the
     largest number of local devices that divides it, each with a copy of the parameters, or all with the same one if
-    they are parts of a CPU; one program is compiled for each shape. On a CPU, call `simulate_devices` first: with one device per core on two cores, images in pairs and
-    fused parameters, gcvit_xxtiny takes 348 ms for eight images instead of 457 ms.
+    they are parts of a CPU; one program is compiled for each shape. On a CPU, call `simulate_devices` first: with one
+    device per core on two cores, images in pairs and fused parameters, gcvit_xxtiny takes 348 ms for eight images
+    instead of 457 ms.
 
     Raises:
       UserError: (a ValueError) `variables` are not {"params": ...} of `model`.

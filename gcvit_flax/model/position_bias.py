@@ -19,7 +19,7 @@ Table = TypeVar("Table", jax.Array, np.ndarray)
 
 
 def is_expanded(config: GCViTConfig, level: int) -> bool:
-    """Whether fused parameters hold this level's biases (h, T, T), not their tables, which TPUs and CPUs read slowly."""
+    """Whether fused parameters hold the biases (h, T, T) of this level, not the tables that they are read from."""
     tokens = math.prod(config.window_size[level])
     return config.depths[level] * config.num_heads[level] * tokens**2 * 4 <= MOST_EXPANDED_BYTES
 

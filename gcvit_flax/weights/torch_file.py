@@ -84,7 +84,7 @@ def _state_dict(content: Any, path: Path, ema: bool) -> Mapping[str, Any]:
     return {name: value for name, value in content.items() if isinstance(name, str)}
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle._Unpickler):  # In Python: the one in C makes tables of whatever size a file asks for.
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self.path, self.archive = path, archive
         self.root = next(name for name in archive.namelist() if name.endswith("data.pkl")).removesuffix("data.pkl")

@@ -1,0 +1,17 @@
+"""Weight files damaged and forged at random, for a quarter of an hour."""
+
+import os
+import time
+
+import pytest
+from weight_fuzz import fuzz
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "900"))
+
+pytestmark = pytest.mark.soak
+
+
+def test_no_damaged_or_forged_file_surprises_a_reader(tmp_path):
+    report = fuzz(tmp_path, seconds=SECONDS, first_seed=int(time.time()))
+    print(f"\n{report}")
+    assert not report.found
