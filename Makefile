@@ -21,8 +21,8 @@ test: $(INSTALLED)
 docs-check: $(INSTALLED)
 	$(RUN) -m pytest -q -m docs
 
-# Longer loops: runs stopped a hundred times, on disk and in a bucket, sixty image sizes, and dropout on different
-# numbers of devices.
+# Longer loops: runs stopped a hundred times, on disk and in a bucket, sixty image sizes, dropout on different numbers of
+# devices, and damaged weight files for FUZZ_SECONDS (900).
 soak: $(INSTALLED) $(GCS)/.installed
 	$(RUN) -m pytest -q -s -m "soak and not gcs"
 	$(GCS)/bin/python -m pytest -q -s -m "soak and gcs"

@@ -31,7 +31,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def check_integers(name: str, value: Any, least: int) -> None:
-    """Raises UserError unless `value`, a number or a tuple of numbers or of pairs, has integers from `least` to MOST."""
+    """Raises UserError unless `value` is an integer from `least` to MOST, or a tuple of such or of pairs of such."""
     values = value if isinstance(value, tuple) else (value,)
     for number in itertools.chain.from_iterable(v if isinstance(v, tuple) else (v,) for v in values):
         if not isinstance(number, Integral) or isinstance(number, bool) or not least <= int(number) <= MOST:

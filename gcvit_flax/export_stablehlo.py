@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -111,8 +112,8 @@ def _export(
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(constants))
     if size + _ROOM > MOST_BYTES:
         raise UserError(
-            f"the model's parameters take {size:,} bytes, and a file of jax.export holds {MOST_BYTES:,} with its program: "
-            "export a smaller variant, or one for smaller images"
+            f"the model's parameters take {size:,} bytes, and a file of jax.export holds {MOST_BYTES:,} with its "
+            "program: export a smaller variant, or one for smaller images"
         )
     shape = jax.export.symbolic_shape(
         "{}, {}, {}, {}".format(batch or "batch", *model.preprocessing.image_size, model.config.in_channels)
@@ -176,6 +177,8 @@ def _compare_in_new_process(
         process = subprocess.run([*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True)
         if process.returncode:
             reason = (process.stderr.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
+            if process.returncode < 0:  # What it printed before was not the reason.
+                reason = f"ended by {signal.Signals(-process.returncode).name}, perhaps for want of memory"
             raise UserError(f"the exported program does not run in a fresh process ({reason}): nothing was written")
         logits = [np.load(f"{folder}/logits_{size}.npy") for size in batches]
     expected = np.asarray(jax.jit(model.apply)(variables, images))
