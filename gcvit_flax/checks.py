@@ -2,7 +2,7 @@
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -17,11 +17,12 @@ Size = tuple[int, int]
 
 def as_pair(name: str, value: int | Sequence[int]) -> Size:
     """A (height, width) pair from an int or a pair; `name` stands for it in error messages."""
-    if isinstance(value, int):
-        return value, value
-    if not isinstance(value, Sequence) or len(value) != 2 or not all(isinstance(side, Integral) for side in value):
+    if isinstance(value, Integral):
+        return int(value), int(value)
+    sides = tuple(value) if isinstance(value, Iterable) else ()
+    if len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
         raise UserError(f"{name} must be an int or (height, width), got {value!r}")
-    return int(value[0]), int(value[1])
+    return int(sides[0]), int(sides[1])
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -74,6 +74,7 @@ def test_reference_sets_both_fields(reference):
         (dict(dropout_rate=1.0), "dropout_rate must be at least 0 and below 1"),
         (dict(dropout_rate="0.1"), "dropout_rate must be at least 0 and below 1"),
         (dict(embed_dim=64.0), "embed_dim must be an integer from 4 to 65536, got 64.0"),
+        (dict(embed_dim=2**20), "embed_dim must be an integer from 4 to 65536, got 1048576"),
         (dict(num_classes=True), "num_classes must be an integer from 0"),
         (dict(depths=(2, 2, 0, 2)), "depths must be an integer from 1"),
         (dict(image_size=(0, 32)), "image_size must be an integer from 1"),

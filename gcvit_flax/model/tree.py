@@ -46,7 +46,9 @@ def flat_parameters(model: GCViT, variables: Any) -> dict[str, Any]:
     """
     params = variables.get("params") if isinstance(variables, Mapping) else None
     if not isinstance(params, Mapping):
-        found = f"a dict of {listing(sorted(map(str, variables)), 3)}" if isinstance(variables, Mapping) else "none"
+        found = f"a {type(variables).__name__}"
+        if isinstance(variables, Mapping):
+            found += f" of {listing(sorted(map(str, variables)), 3) or 'nothing'}"
         raise UserError(f'the variables are {found}: expected {{"params": parameters}}, as `load_model` returns them')
     flat = flatten(params)
     expected, what = parameter_shapes(model.config), "the parameters do not fit the model"

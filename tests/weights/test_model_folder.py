@@ -210,7 +210,8 @@ def test_parameters_that_do_not_fit_are_not_saved(tmp_path, micro):
     for variables, found in (
         (micro[1]["params"], 'a dict of head, levels_0, levels_1 and 4 more: expected {"params"'),
         ({"params": 3}, "a dict of params: expected"),
-        (None, "none: expected"),
+        (None, "a NoneType: expected"),
+        ({}, "a dict of nothing: expected"),
         ({"params": micro[1]["params"] | {"norm": {"scale": None, "bias": "x"}}}, "norm/scale NoneType instead of"),
         ({"params": micro[1]["params"] | {0: np.zeros(2)}}, "1 unexpected: 0"),
         (
