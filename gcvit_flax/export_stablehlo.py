@@ -20,6 +20,7 @@ import gcvit_flax
 from gcvit_flax.atomic import replacing_folder
 from gcvit_flax.checks import check_choice
 from gcvit_flax.data.bands import RGB
+from gcvit_flax.devices import release_compiler_memory
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.fuse import fuse_parameters
 from gcvit_flax.model.gcvit import GCViT
@@ -47,6 +48,7 @@ call = jax.export.deserialize(open(program, "rb").read()).call
 images = np.load(f"{folder}/images.npy")
 for batch in map(int, batches):
     np.save(f"{folder}/logits_{batch}.npy", call(images[:batch]))
+    jax.clear_caches()  # The program for one batch, with all parameters in it, before the next is compiled.
 """
 
 
@@ -80,18 +82,15 @@ def export_model(
         model, variables, folder_config = load_with_description(model_dir, dtype=jnp.dtype(dtype))
         try:
             with replacing_folder(out) as draft:
-                exported = _export(model, variables, batch, platforms)
-                program = exported.serialize()
-                (draft / PROGRAM_NAME).write_bytes(program)
-                description = _make_description(folder_config, model, exported, dtype)
-                (draft / FOLDER_CONFIG_NAME).write_text(folder_config_text(description))
+                size = _write_program(Path(draft), folder_config, model, _export(model, variables, batch, platforms))
+                release_compiler_memory()  # For the process that checks the program.
                 checked = _UNCHECKED
                 if "cpu" in platforms:
                     checked = _compare_in_new_process(Path(draft / PROGRAM_NAME), model, variables, batch, dtype)
         except OSError as error:
             raise UserError(f"{out} cannot be written ({error.strerror or error}): choose another place") from error
-    what = f"{dtype}, batch {batch or 'dynamic'}, for {', '.join(exported.platforms)}"
-    return f"{out / PROGRAM_NAME}: {len(program):,} bytes, {what}\n{checked}"
+    what = f"{dtype}, batch {batch or 'dynamic'}, for {', '.join(platforms)}"
+    return f"{out / PROGRAM_NAME}: {size:,} bytes, {what}\n{checked}"
 
 
 def _check_replaceable(out: Path) -> None:
@@ -102,6 +101,13 @@ def _check_replaceable(out: Path) -> None:
         replaceable = False
     if not replaceable:
         raise UserError(f"{out} exists and is not an earlier export: choose another path or remove it")
+
+
+def _write_program(draft: Path, folder_config: dict[str, Any], model: GCViT, exported: jax.export.Exported) -> int:
+    """Writes the program and its description into the folder `draft`; returns the program's size in bytes."""
+    description = _make_description(folder_config, model, exported)
+    (draft / FOLDER_CONFIG_NAME).write_text(folder_config_text(description))
+    return (draft / PROGRAM_NAME).write_bytes(exported.serialize())
 
 
 def _export(
@@ -127,9 +133,7 @@ def _unfolded(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(leaf) if path[-1].key == "relative_position_bias_table" else leaf
 
 
-def _make_description(
-    folder_config: dict[str, Any], model: GCViT, exported: jax.export.Exported, dtype: str
-) -> dict[str, Any]:
+def _make_description(folder_config: dict[str, Any], model: GCViT, exported: jax.export.Exported) -> dict[str, Any]:
     """The export's config.json: all that is needed to use the program without this package."""
 
     def array(name: str, aval: jax.core.ShapedArray) -> dict[str, Any]:
@@ -149,7 +153,7 @@ def _make_description(
         "input": array("images", exported.in_avals[0])
         | {"values": f"{colors}, resized and cropped as in preprocessing, then (pixel / 255 - mean) / std"},
         "output": array("logits" if model.config.num_classes else "features", exported.out_avals[0]),
-        "compute_dtype": dtype,
+        "compute_dtype": jnp.dtype(model.dtype).name,
         "preprocessing": dataclasses.asdict(model.preprocessing),
         "class_names": folder_config["class_names"],
         "variant": folder_config["variant"],

@@ -1,23 +1,13 @@
-"""Damaged and forged weight files, by the thousand, and what the readers of weights make of them.
-
-`fuzz` draws the damage and has a process of its own read each file, under limits of time and memory. A file must be
-refused with one sentence, or give parameters of the shapes of its network: the same as before where the file has
-checksums. Started as a program, this file is that process: it takes a line of JSON per file and answers with one.
-"""
+"""Damaged and forged weight files, by the thousand, and what the readers of weights make of them."""
 
 import bisect
 import dataclasses
 import io
 import itertools
 import json
-import os
-import resource
-import select
 import shutil
-import subprocess
 import sys
 import time
-import traceback
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -25,25 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from small import FIXTURES, TINY, random_variables
+from weight_reader import Reader, Target
 
-SECONDS_PER_FILE = 20
-BYTES_PER_FILE = 2**29  # That reading a file of some 1.3 MB may add to the process.
+import gcvit_flax
+
 _FILES_PER_ROUND = 250  # Each with a seed of its own.
 _HOSTILE_NAMES = ("../escaped", "/tmp/gcvit_flax_escaped", "a/../../escaped", "..\\escaped", "C:/escaped")
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """A whole file to damage, in a format that a reader takes."""
-
-    name: str  # Relative to the folder of targets.
-    content: bytes = dataclasses.field(repr=False)
-    kind: str  # "weights", "images" or "folder", a model folder that the file is in.
-    checksums: bool  # Whether every byte that matters has one.
 
 
 @dataclasses.dataclass
@@ -63,9 +43,13 @@ class Report:
 
 
 def fuzz(folder: Path, *, seconds: float = float("inf"), files: int = sys.maxsize, first_seed: int = 0) -> Report:
-    """Reads damaged files in `folder` until `seconds` or `files` are over."""
+    """Reads damaged files in `folder` until `seconds` or `files` are over.
+
+    A file must be refused with one sentence, or give parameters of the shapes of its network: the same as before where
+    the file has checksums, and within limits of time and memory.
+    """
     targets, report, start = _make_targets(folder / "targets"), Report(first_seed), time.monotonic()
-    reader = _Reader(folder)
+    reader = Reader(folder)
 
     def read(case: tuple[Target, str, bytes, bool]) -> None:
         if report.files == files or time.monotonic() - start > seconds:
@@ -105,8 +89,6 @@ def _draw(targets: list[Target], read: Callable, round_seed: int) -> None:
 
 def _make_targets(folder: Path) -> list[Target]:
     """The fixtures, a safetensors file, a model folder and stored images."""
-    import gcvit_flax
-
     folder.mkdir()
     for path in FIXTURES.glob("micro*"):
         if path.suffix != ".json":
@@ -124,16 +106,12 @@ def _make_targets(folder: Path) -> list[Target]:
 
 
 def _micro_folder(folder: Path) -> Path:
-    import gcvit_flax
-
     gcvit_flax.convert(FIXTURES / "micro.nvlabs.pth.tar", folder.parent / "micro")
     return folder.parent / "micro"
 
 
-# ---- What is drawn: (target, damage in words, content, whether checksums were made to fit).
-
-
 def _damaged(target: Target) -> st.SearchStrategy:
+    """Of (the target, the damage in words, the damaged content, whether its checksums fit that)."""
     whole = _changed_bytes(target.content, _structure(target.content)).map(lambda made: (target, *made, False))
     choices = [whole]
     if zipfile.is_zipfile(io.BytesIO(target.content)):
@@ -142,6 +120,8 @@ def _damaged(target: Target) -> st.SearchStrategy:
         settings_ = json.loads(target.content)
         del settings_["checksum"]
         choices += [_changed_json(settings_).map(lambda made: (target, *made, True))] * 2
+    elif target.kind == "folder":
+        choices.append(whole.map(lambda made: (*made[:-1], True)))
     return st.one_of(choices)
 
 
@@ -273,173 +253,3 @@ def _replaced(tree: Any, place: tuple, value: Any) -> Any:
     copy = dict(tree) if isinstance(tree, dict) else list(tree)
     copy[place[0]] = _replaced(copy[place[0]], place[1:], value)
     return copy
-
-
-# ---- The process that reads.
-
-
-class _Reader:
-    """A process that reads files, started again when one has ended it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._process = folder, None
-        self._targets, self._changed = folder / "targets", folder / "changed"
-        shutil.copytree(self._targets, self._changed)
-
-    def read(self, target: Target, content: bytes, same: bool) -> str:
-        """ "refused", "the same", "other values", or "wrong: WHAT"; `same` says that no value may have changed."""
-        path = self._changed / target.name
-        path.write_bytes(content)
-        listed = next(iter((self._changed / "model").glob("params-*/checksums.txt")), None)
-        checked = target.kind != "folder" or same or listed is None
-        if not checked:
-            listed.unlink()
-        try:
-            return self._ask({"path": str(path), "name": target.name, "kind": target.kind, "same": same})
-        finally:
-            path.write_bytes(target.content)
-            if not checked:
-                shutil.copy(self._targets / listed.relative_to(self._changed), listed)
-
-    def close(self) -> None:
-        if self._process:
-            self._process.kill()
-            self._process.wait()
-
-    def _ask(self, question: dict) -> str:
-        if self._process is None:
-            environment = os.environ | {"JAX_PLATFORMS": "cpu", "TMPDIR": str(self._temporary())}
-            command = [sys.executable, __file__, str(self._targets)]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-            self._process = subprocess.Popen(command, **pipes, env=environment, cwd=self._temporary())
-            assert self._process.stdout.readline() == b"ready\n"
-        self._process.stdin.write(json.dumps(question).encode() + b"\n")
-        self._process.stdin.flush()
-        ready, _, _ = select.select([self._process.stdout], [], [], SECONDS_PER_FILE)
-        answer = self._process.stdout.readline() if ready else b""
-        if answer:
-            return json.loads(answer)
-        self.close()
-        status, self._process = self._process.returncode, None
-        return f"wrong: the process ended with {status}" if ready else f"wrong: more than {SECONDS_PER_FILE} s"
-
-    def _temporary(self) -> Path:
-        path = self._folder / "temporary"
-        path.mkdir(exist_ok=True)
-        return path
-
-
-def _serve(targets: Path) -> None:
-    expected = _Expected(targets)
-    for path in targets.rglob("*"):
-        if path.is_file():
-            expected.of(str(path.relative_to(targets)))
-    written: list[str] = []
-    sys.addaudithook(lambda event, details: written.extend(_written(event, details)))
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limit = size + 4 * BYTES_PER_FILE  # Of addresses, many of which are never used.
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    print("ready", flush=True)
-    for line in sys.stdin:
-        question = json.loads(line)
-        before = _peak_memory()
-        written.clear()
-        outcome = _outcome(expected, question)
-        outside = [path for path in map(os.path.abspath, written) if not path.startswith(os.environ["TMPDIR"])]
-        added = _peak_memory(reset=False) - before
-        if added > BYTES_PER_FILE:
-            outcome = f"wrong: {outcome} with {added >> 20} MiB"
-        if outside:
-            outcome = f"wrong: {outcome}, and wrote {outside[0]}"
-        print(json.dumps(outcome), flush=True)
-
-
-def _outcome(expected: "_Expected", question: dict) -> str:
-    from gcvit_flax.errors import UserError
-
-    try:
-        shapes, found = _read(Path(question["path"]), question["kind"])
-    except UserError as error:
-        if "\n" in str(error) or len(str(error)) > 6000:
-            return f"wrong: a sentence of several lines, {str(error)[:200]}"
-        return "wrong: out of memory" if _is_memory_error(error) else "refused"
-    except BaseException as error:
-        place = traceback.extract_tb(error.__traceback__)
-        ours = next((f for f in reversed(place) if "gcvit_flax/" in f.filename), place[-1])
-        return f"wrong: {type(error).__name__} at {Path(ours.filename).name}:{ours.lineno}: {str(error)[:150]}"
-    if shapes != {name: values.shape for name, values in found.items()}:
-        return "wrong: shapes that are not the network's"
-    wanted = expected.of(question["name"])
-    same = wanted.keys() == found.keys() and all(np.array_equal(found[name], wanted[name]) for name in wanted)
-    if question["same"] and not same:
-        return "wrong: other values under right checksums"
-    return "the same" if same else "other values"
-
-
-def _is_memory_error(error: BaseException | None) -> bool:
-    return error is not None and (isinstance(error, MemoryError) or _is_memory_error(error.__context__))
-
-
-def _read(path: Path, kind: str) -> tuple[dict[str, tuple], dict[str, np.ndarray]]:
-    """The shapes that arrays should have, and the arrays."""
-    from gcvit_flax.model.tree import parameter_shapes
-    from gcvit_flax.weights.model_folder import read_folder
-    from gcvit_flax.weights.read import read_config, read_parameters
-    from gcvit_flax.weights.recognize import open_weight_file
-    from gcvit_flax.weights.verify import stored_images
-
-    if kind == "images":
-        images = stored_images(path)
-        return {"images": images.shape}, {"images": images}
-    if kind == "folder":
-        folder = next(parent for parent in path.parents if parent.name == "model")
-        config, _, flat, _ = read_folder(folder)
-    else:
-        with open_weight_file(path) as opened:
-            config, names = read_config(opened, path, None)
-            flat, _ = read_parameters(opened, path, names, allow_nonfinite=True)
-    return {name: leaf.shape for name, leaf in parameter_shapes(config).items()}, flat
-
-
-class _Expected:
-    """What the whole targets hold, each read once."""
-
-    def __init__(self, targets: Path) -> None:
-        self._targets, self._known = targets, {}
-
-    def of(self, name: str) -> dict[str, np.ndarray]:
-        key = "model/config.json" if name.startswith("model/") else name
-        if key not in self._known:
-            path = self._targets / key
-            kind = (
-                "folder"
-                if key != name or key.startswith("model/")
-                else "images"
-                if path.suffix == ".npz"
-                else "weights"
-            )
-            self._known[key] = _read(path, kind)[1]
-        return self._known[key]
-
-
-def _written(event: str, details: tuple) -> Iterator[str]:
-    """The paths that an event of Python's audit writes to, makes or removes."""
-    if event == "open" and isinstance(details[0], str | bytes | os.PathLike):
-        if details[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            yield os.fsdecode(details[0])
-    elif event in ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate"):
-        yield os.fsdecode(details[0])
-    elif event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect"):
-        yield f"{event} {details}"
-
-
-def _peak_memory(reset: bool = True) -> int:
-    """The most resident memory so far, in bytes, or since the last reset."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) << 10
-
-
-if __name__ == "__main__":
-    _serve(Path(sys.argv[1]))

@@ -5,10 +5,11 @@ import time
 
 import pytest
 from weight_fuzz import fuzz
+from weight_reader import NEEDS_LINUX
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "900"))
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, NEEDS_LINUX]
 
 
 def test_no_damaged_or_forged_file_surprises_a_reader(tmp_path):

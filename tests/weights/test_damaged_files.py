@@ -1,4 +1,7 @@
 from weight_fuzz import fuzz
+from weight_reader import NEEDS_LINUX
+
+pytestmark = NEEDS_LINUX
 
 
 def test_damaged_and_forged_files_are_refused_in_one_sentence(tmp_path):
