@@ -87,7 +87,7 @@ def restore_params(checkpoint: epath.Path, config: GCViTConfig) -> dict[str, np.
     with _checkpointer() as checkpointer:
         try:
             stored = checkpointer.metadata(checkpoint).item_metadata
-        except FileNotFoundError:
+        except Exception:  # Orbax raises many types for metadata that are JSON but not its own.
             stored = None
         if stored is None:  # Orbax returns None if it cannot parse its own metadata.
             raise UserError(f"{checkpoint} is missing or damaged: {advice}")

@@ -342,6 +342,15 @@ def test_missing_or_damaged_parameters_are_refused(saved, pattern):
         load_model(saved)
 
 
+def test_metadata_with_another_key_are_refused(saved):
+    (listed,) = saved.glob("params-*/checksums.txt")
+    listed.unlink()
+    (path,) = saved.glob("params-*/_METADATA")
+    path.write_bytes(path.read_bytes().replace(b"value_metadata", b"value_metadat?"))
+    with pytest.raises(UserError, match="is missing or damaged"):
+        load_model(saved)
+
+
 def test_saved_from_a_state_replicated_over_devices(tmp_path, micro, assert_same_tree):
     save_model(tmp_path / "one", *micro)
     script = """
