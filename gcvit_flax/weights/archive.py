@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from gcvit_flax.errors import UserError, summarize_error
 from gcvit_flax.weights.tensors import MOST_UNPACKED
 
-# What zipfile raises for a damaged archive, an encrypted member or an unknown compression.
-BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError, NotImplementedError)
+# What zipfile raises for a damaged archive, a place before its start, an encrypted member or an unknown compression.
+BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError)
 
 
 @contextlib.contextmanager
