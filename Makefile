@@ -22,7 +22,7 @@ docs-check: $(INSTALLED)
 	$(RUN) -m pytest -q -m docs -n 2 --dist loadgroup
 
 # Longer loops: runs stopped a hundred times, on disk and in a bucket, sixty image sizes, dropout on different numbers
-# of devices, and a quarter of an hour of damaged image files (FUZZ_SECONDS, FUZZ_SEED).
+# of devices, and damaged images and weight files, for a quarter of an hour each (FUZZ_SECONDS, FUZZ_SEED).
 soak: $(INSTALLED) $(GCS)/.installed
 	$(RUN) -m pytest -q -s -m "soak and not gcs"
 	$(GCS)/bin/python -m pytest -q -s -m "soak and gcs"

@@ -1,12 +1,13 @@
 """What a network is: GCViTConfig and the preprocessing that its inputs need."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from gcvit_flax.errors import UserError
-from gcvit_flax.fields import Size, as_int, as_pair, check_choice, plain
+from gcvit_flax.fields import MOST, Size, as_pair, check_choice, check_integers, is_finite, plain
 from gcvit_flax.references import REFERENCES
 
 # Window side = image side / ratio, level by level, in every published variant.
@@ -17,6 +18,10 @@ MIN_IMAGE_SIDE = 32
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+# The least of each field that counts something.
+_LEAST = {"embed_dim": 4, "depths": 1, "num_heads": 1, "window_size": 1, "num_classes": 0, "in_channels": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,18 +57,15 @@ class GCViTConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, plain(getattr(self, field.name)))
-        for name in ("embed_dim", "num_classes", "in_channels"):
-            object.__setattr__(self, name, as_int(name, getattr(self, name)))
         image_size = as_pair("image_size", self.image_size)
-        if min(image_size) < 1:
-            raise UserError(f"image_size must be positive, got {image_size}")
+        check_integers("image_size", image_size, 1)
         object.__setattr__(self, "image_size", image_size)
         for name in ("window_size", "depths", "num_heads"):
             entries = () if (entries := getattr(self, name)) is None else entries
             if not isinstance(entries, Iterable):
                 raise UserError(f"{name} needs one entry for each of the {NUM_LEVELS} levels, got {entries!r}")
-            parse = as_pair if name == "window_size" else as_int
-            object.__setattr__(self, name, tuple(parse(name, entry) for entry in entries))
+            parse = functools.partial(as_pair, name) if name == "window_size" else plain
+            object.__setattr__(self, name, tuple(map(parse, entries)))
         if not self.window_size:
             object.__setattr__(self, "window_size", tuple(_official_windows(image_size)))
         self._check()
@@ -73,15 +75,8 @@ class GCViTConfig:
             value = getattr(self, name)
             if len(value) != NUM_LEVELS:
                 raise UserError(f"{name} needs one entry for each of the {NUM_LEVELS} levels, got {value}")
-        if min(self.depths) < 1 or min(self.num_heads) < 1 or min(min(w) for w in self.window_size) < 1:
-            raise UserError(
-                "depths, num_heads and window_size must be at least 1 at every level, got "
-                f"depths={self.depths}, num_heads={self.num_heads}, window_size={self.window_size}"
-            )
-        if self.embed_dim < 4:
-            raise UserError(
-                f"embed_dim must be at least 4 (squeeze-and-excitation divides it by 4), got {self.embed_dim}"
-            )
+        for name, least in _LEAST.items():
+            check_integers(name, getattr(self, name), least)
         for level, (dim, heads) in enumerate(zip(self.dims, self.num_heads, strict=True)):
             if dim % heads:
                 raise UserError(
@@ -89,11 +84,16 @@ class GCViTConfig:
                     f"(embed_dim * 2**level) and num_heads {heads}"
                 )
         for name in ("dropout_rate", "attention_dropout_rate", "drop_path_rate"):
-            if not 0.0 <= getattr(self, name) < 1.0:
+            if not is_finite(getattr(self, name)) or not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
-        if self.mlp_ratio <= 0 or self.num_classes < 0 or self.in_channels < 1:
-            found = f"{self.mlp_ratio}, {self.num_classes} and {self.in_channels}"
-            raise UserError(f"mlp_ratio must be positive, num_classes at least 0, in_channels at least 1, got {found}")
+        if not is_finite(self.mlp_ratio) or not 0 < self.mlp_ratio <= MOST:
+            raise UserError(f"mlp_ratio must be above 0 and at most {MOST}, got {self.mlp_ratio!r}")
+        for name in ("qk_scale", "layer_scale"):
+            if getattr(self, name) is not None and not is_finite(getattr(self, name)):
+                raise UserError(f"{name} must be a finite number or None, got {getattr(self, name)!r}")
+        for name in ("qkv_bias", "pad_to_windows"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} must be True or False, got {getattr(self, name)!r}")
         check_choice("relative_position_bias", self.relative_position_bias, ("per_head", "flattened"))
         check_choice("query_pool_padding", self.query_pool_padding, ("-inf", "zero"))
         _ = self.query_stages
@@ -144,17 +144,18 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", as_pair("image_size", self.image_size))
-        if min(self.image_size) < 1:
-            raise UserError(f"image_size must be positive, got {self.image_size}")
         object.__setattr__(self, "crop_fraction", plain(self.crop_fraction))
         object.__setattr__(self, "mean", tuple(map(plain, self.mean)))
         object.__setattr__(self, "std", tuple(map(plain, self.std)))
         check_choice("crop_mode", self.crop_mode, ("center", "squash"))
         check_choice("kernel", self.kernel, ("bicubic", "bilinear"))
-        if not 0.0 < self.crop_fraction <= 1.0:
+        check_integers("image_size", self.image_size, 1)
+        if not is_finite(self.crop_fraction) or not 0.0 < self.crop_fraction <= 1.0:
             raise UserError(f"crop_fraction must be above 0 and at most 1, got {self.crop_fraction}")
         if len(self.mean) != len(self.std) or not self.mean:
             raise UserError(f"mean and std need one number for each channel, got {self.mean} and {self.std}")
+        if not all(map(is_finite, self.mean + self.std)) or not all(self.std):
+            raise UserError(f"mean and std must be finite numbers, and std not 0, got {self.mean} and {self.std}")
 
     @property
     def channels(self) -> int:

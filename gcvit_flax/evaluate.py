@@ -81,7 +81,7 @@ def evaluate(
     from gcvit_flax.training.steps import make_eval_step
     from gcvit_flax.visualize.confusion import draw_confusion
     from gcvit_flax.weights.folder_config import class_names, held_out_fraction, read_folder_config
-    from gcvit_flax.weights.model_folder import load_model
+    from gcvit_flax.weights.model_folder import load_with_description
     from gcvit_flax.weights.pretrained import find_model_folder
 
     enable_compilation_cache()
@@ -89,9 +89,9 @@ def evaluate(
     chosen = choose_devices(batch_size, devices)
     if confusion is not None:
         check_writable(confusion)
-    folder_config = read_folder_config(find_model_folder(model_dir))
-    data = open_to_evaluate(data_spec, held_out_fraction(folder_config, val_fraction), split)
-    model, variables = load_model(model_dir)
+    held_out = held_out_fraction(read_folder_config(find_model_folder(model_dir)), val_fraction)
+    data = open_to_evaluate(data_spec, held_out, split)
+    model, variables, folder_config = load_with_description(model_dir)
     classes = match_classes(data.class_names, folder_config["class_names"], model.config.num_classes)
     step = make_eval_step(model, chosen, confusion=confusion is not None, classes=classes)
     what = {"model": replicate(variables["params"], chosen)}, data.validation, model.preprocessing, batch_size, chosen

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,20 +19,22 @@ import numpy as np
 import gcvit_flax
 from gcvit_flax.atomic import replacing_folder
 from gcvit_flax.data.bands import RGB
+from gcvit_flax.devices import release_compiler_memory
 from gcvit_flax.errors import UserError
 from gcvit_flax.fields import check_choice
 from gcvit_flax.model.fuse import fuse_parameters
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.storage import check_on_disk
-from gcvit_flax.weights.folder_config import FOLDER_CONFIG_NAME, folder_config_text, read_folder_config
-from gcvit_flax.weights.model_folder import load_model
-from gcvit_flax.weights.pretrained import find_model_folder
+from gcvit_flax.weights.folder_config import FOLDER_CONFIG_NAME, folder_config_text
+from gcvit_flax.weights.model_folder import load_with_description
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 PROGRAM_NAME = "model.stablehlo"
 # By compute dtype, as a share of the largest logit. Fused parameters and another order of sums change bfloat16's logits
 # by about 1e-2.
 TOLERANCES = {"float32": 1e-5, "bfloat16": 5e-2}
+MOST_BYTES = 2**31 - 1  # Of flatbuffers, the container that jax.export writes.
+_ROOM = 2**26  # For the program itself: a hundred blocks for three platforms take some 6 MB.
 _FORMAT = "gcvit_flax export"
 _FILE_FORMAT = "StableHLO as jax.export serializes it: jax.export.deserialize(bytes).call(images), with flatbuffers"
 _UNCHECKED = "not checked: that is done on the CPU, which is not among the platforms"
@@ -45,6 +48,7 @@ call = jax.export.deserialize(open(program, "rb").read()).call
 images = np.load(f"{folder}/images.npy")
 for batch in map(int, batches):
     np.save(f"{folder}/logits_{batch}.npy", call(images[:batch]))
+    jax.clear_caches()  # The program for one batch, with all parameters in it, before the next is compiled.
 """
 
 
@@ -74,24 +78,19 @@ def export_model(
         check_choice("a platform", name, PLATFORMS)
     check_choice("dtype", dtype, tuple(TOLERANCES))
     _check_replaceable(out)
-    model_dir = find_model_folder(model_dir)
-    folder_config = read_folder_config(model_dir)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        model, variables = load_model(model_dir, dtype=jnp.dtype(dtype))
+        model, variables, folder_config = load_with_description(model_dir, dtype=jnp.dtype(dtype))
         try:
             with replacing_folder(out) as draft:
-                exported = _export(model, variables, batch, platforms)
-                program = exported.serialize()
-                (draft / PROGRAM_NAME).write_bytes(program)
-                description = _make_description(folder_config, model, exported, dtype)
-                (draft / FOLDER_CONFIG_NAME).write_text(folder_config_text(description))
+                size = _write_program(Path(draft), folder_config, model, _export(model, variables, batch, platforms))
+                release_compiler_memory()  # For the process that checks the program.
                 checked = _UNCHECKED
                 if "cpu" in platforms:
                     checked = _compare_in_new_process(Path(draft / PROGRAM_NAME), model, variables, batch, dtype)
         except OSError as error:
             raise UserError(f"{out} cannot be written ({error.strerror or error}): choose another place") from error
-    what = f"{dtype}, batch {batch or 'dynamic'}, for {', '.join(exported.platforms)}"
-    return f"{out / PROGRAM_NAME}: {len(program):,} bytes, {what}\n{checked}"
+    what = f"{dtype}, batch {batch or 'dynamic'}, for {', '.join(platforms)}"
+    return f"{out / PROGRAM_NAME}: {size:,} bytes, {what}\n{checked}"
 
 
 def _check_replaceable(out: Path) -> None:
@@ -104,21 +103,37 @@ def _check_replaceable(out: Path) -> None:
         raise UserError(f"{out} exists and is not an earlier export: choose another path or remove it")
 
 
+def _write_program(draft: Path, folder_config: dict[str, Any], model: GCViT, exported: jax.export.Exported) -> int:
+    """Writes the program and its description into the folder `draft`; returns the program's size in bytes."""
+    description = _make_description(folder_config, model, exported)
+    (draft / FOLDER_CONFIG_NAME).write_text(folder_config_text(description))
+    return (draft / PROGRAM_NAME).write_bytes(exported.serialize())
+
+
 def _export(
     model: GCViT, variables: dict[str, Any], batch: int | None, platforms: Sequence[str]
 ) -> jax.export.Exported:
     """The model with fused parameters inside, as an exported function of images alone."""
     fused, constants = fuse_parameters(model, variables)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(constants))
+    if size + _ROOM > MOST_BYTES:
+        raise UserError(
+            f"the model's parameters take {size:,} bytes, and a file of jax.export holds {MOST_BYTES:,} with its "
+            "program: export a smaller variant, or one for smaller images"
+        )
     shape = jax.export.symbolic_shape(
         "{}, {}, {}, {}".format(batch or "batch", *model.preprocessing.image_size, model.config.in_channels)
     )
-    function = jax.jit(lambda images: fused.apply(constants, images))
+    function = jax.jit(lambda images: fused.apply(jax.tree_util.tree_map_with_path(_unfolded, constants), images))
     return jax.export.export(function, platforms=platforms)(jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
-def _make_description(
-    folder_config: dict[str, Any], model: GCViT, exported: jax.export.Exported, dtype: str
-) -> dict[str, Any]:
+def _unfolded(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+    """A bias table behind a barrier: compilers would make a bias of it, which takes minutes and all its memory."""
+    return jax.lax.optimization_barrier(leaf) if path[-1].key == "relative_position_bias_table" else leaf
+
+
+def _make_description(folder_config: dict[str, Any], model: GCViT, exported: jax.export.Exported) -> dict[str, Any]:
     """The export's config.json: all that is needed to use the program without this package."""
 
     def array(name: str, aval: jax.core.ShapedArray) -> dict[str, Any]:
@@ -138,7 +153,7 @@ def _make_description(
         "input": array("images", exported.in_avals[0])
         | {"values": f"{colors}, resized and cropped as in preprocessing, then (pixel / 255 - mean) / std"},
         "output": array("logits" if model.config.num_classes else "features", exported.out_avals[0]),
-        "compute_dtype": dtype,
+        "compute_dtype": jnp.dtype(model.dtype).name,
         "preprocessing": dataclasses.asdict(model.preprocessing),
         "class_names": folder_config["class_names"],
         "variant": folder_config["variant"],
@@ -166,6 +181,8 @@ def _compare_in_new_process(
         process = subprocess.run([*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True)
         if process.returncode:
             reason = (process.stderr.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
+            if process.returncode < 0:  # What it printed before was not the reason.
+                reason = f"ended by {signal.Signals(-process.returncode).name}, perhaps for want of memory"
             raise UserError(f"the exported program does not run in a fresh process ({reason}): nothing was written")
         logits = [np.load(f"{folder}/logits_{size}.npy") for size in batches]
     expected = np.asarray(jax.jit(model.apply)(variables, images))

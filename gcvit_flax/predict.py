@@ -5,7 +5,6 @@ import contextlib
 import csv
 import io
 import json
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -159,17 +158,15 @@ def open_classifier(model_dir: str, whole: bool = False) -> "tuple[GCViT, dict[s
     """
     # Slow to import, and needed only after the command line is checked.
     from gcvit_flax.devices import enable_compilation_cache, simulate_devices
-    from gcvit_flax.weights.folder_config import class_names, read_folder_config
-    from gcvit_flax.weights.model_folder import load_model
-    from gcvit_flax.weights.pretrained import find_model_folder
+    from gcvit_flax.weights.folder_config import class_names
+    from gcvit_flax.weights.model_folder import load_with_description
 
     simulate_devices()
     enable_compilation_cache()
-    model_dir = os.fspath(find_model_folder(model_dir))
-    model, variables = load_model(model_dir, pad_to_windows=whole or None)
+    model, variables, folder_config = load_with_description(model_dir, pad_to_windows=whole or None)
     if not model.config.num_classes:
         raise UserError(f"{model_dir} has no classifier head (num_classes is 0): predict needs a model with classes")
-    return model, variables, class_names(read_folder_config(model_dir))
+    return model, variables, class_names(folder_config)
 
 
 if __name__ == "__main__":

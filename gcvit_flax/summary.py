@@ -45,8 +45,8 @@ def summarize(network: str, image_size: tuple[int, int] | None = None) -> dict[s
 
     from gcvit_flax.model.forward_cost import forward_costs
     from gcvit_flax.model.gcvit import create_model
+    from gcvit_flax.model.tree import parameter_shapes
     from gcvit_flax.weights.model_folder import adapted_model
-    from gcvit_flax.weights.tree import parameter_shapes
 
     if network in VARIANTS and not Path(network).is_dir():
         model = create_model(network, image_size=image_size or VARIANTS[network].image_size)

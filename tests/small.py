@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gcvit_flax.config import GCViTConfig
-from gcvit_flax.weights.tree import parameter_shapes, unflatten
+from gcvit_flax.model.tree import parameter_shapes, unflatten
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ROOT / "train.py"

@@ -97,8 +97,26 @@ def test_verify_takes_a_photo_with_class_names(tmp_path, tiny, photos, capsys):
 
 def test_verify_refuses_other_arrays(tmp_path, tiny):
     main([str(tiny), str(tmp_path / "m")])
+    images = np.zeros((2, 32, 32, 3), np.float32)
     np.savez(tmp_path / "x.npz", pixels=np.zeros(3))
     (tmp_path / "y.npz").write_text("no archive")
-    for name in ("x.npz", "y.npz", "absent.npz"):
-        with pytest.raises(UserError, match="holds no images"):
-            verify(tmp_path / "m", tmp_path / name)
+    np.savez(tmp_path / "whole.npz", images=images)
+    content = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
+    (tmp_path / "changed.npz").write_bytes(content[:5000] + b"?" + content[5001:])
+    np.savez(tmp_path / "none.npz", images=images[:0])
+    with (tmp_path / "alone.npz").open("wb") as file:
+        np.save(file, images)
+    reasons = {"x": "images", "absent": "No such file", "changed": "CRC", "none": "it has none"}
+    for name, reason in (reasons | dict.fromkeys(("y", "cut", "alone"), "not a zip file")).items():
+        with pytest.raises(UserError, match=rf"holds no images \(.*{reason}"):
+            verify(tmp_path / "m", tmp_path / f"{name}.npz")
+
+
+def test_verify_without_a_head_shows_features(tmp_path, tiny, capsys):
+    images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
+    np.savez(tmp_path / "inputs.npz", images=images)
+    main([str(tiny), str(tmp_path / "m"), "--num-classes", "0", "--verify", str(tmp_path / "inputs.npz")])
+    model, variables = load_model(tmp_path / "m")
+    first = np.asarray(jax.jit(model.apply)(variables, images))[0, 0]
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"image 0  features {first:.4g}"[:-1])

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from gcvit_flax import export, export_stablehlo
 from gcvit_flax.cli import run_cli
 from gcvit_flax.errors import UserError
 from gcvit_flax.export_stablehlo import export_model
+from gcvit_flax.model import position_bias
 
 NAMES = ["cat", "dog", "eel"]
 
@@ -82,11 +84,14 @@ def test_only_a_checked_program_replaces_an_earlier_export(padded, exported, tmp
     folder, out = padded[0], tmp_path / "out"
     shutil.copytree(exported[0], out)
     (out / "notes.txt").touch()
+    monkeypatch.setattr(position_bias, "MOST_EXPANDED_BYTES", 0)  # So that the program has tables.
     report = export_model(folder, out, 2, ["cpu"], "bfloat16")
     assert "bfloat16, batch 2, for cpu\nchecked in a fresh process, batch 2: logits differ by" in report
     assert names_in(tmp_path) == ["out"]
     program, folder_config = read(out)
     assert folder_config["input"]["shape"] == [2, 40, 36, 3] and folder_config["compute_dtype"] == "bfloat16"
+    # The first level's tables, (49, 1), are where no compiler looks for constants.
+    assert len(re.findall(r"optimization_barrier %\w+ : tensor<49x1xf32>", program.mlir_module())) == TINY.depths[0]
     assert "bf16" in program.mlir_module() and program.out_avals[0].dtype == jnp.float32
 
     for platform, message in (("cpu", "differ from the model's by 1.0e"), ("tpu", "does not run in a fresh process")):
@@ -129,6 +134,13 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(padded, tmp_path, capsys, 
             run_cli(functools.partial(export.main, arguments))
         errors = capsys.readouterr().err
         assert stop.value.code == 1 and expected in errors and errors.count("\n") == 1, (arguments, errors)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match=r"parameters take .* holds 80,000,000 with its"),
+    ):
+        patch.setattr(export_stablehlo, "MOST_BYTES", 80_000_000)
+        patch.setattr(export_stablehlo, "_ROOM", 80_000_000)
+        export_model(model_dir, tmp_path / "out", 2, ["tpu"])
     monkeypatch.setattr(export_stablehlo, "_export", lambda *_: zeros_for("tpu"))
     with pytest.raises(UserError, match="out cannot be written"), full_disk():
         export_model(model_dir, tmp_path / "out", 2, ["tpu"])

@@ -24,7 +24,7 @@ def test_sizes_are_ints_of_any_kind(size):
 
 def test_sizes_are_positive():
     for make in (GCViTConfig, Preprocessing):
-        with pytest.raises(UserError, match=r"image_size must be positive, got \(0, 64\)"):
+        with pytest.raises(UserError, match=r"image_size must be an integer from 1 to 65536, got \(0, 64\)"):
             make(image_size=(0, 64))
 
 
@@ -38,8 +38,8 @@ def test_other_sizes_are_refused_and_none_is_rounded(size):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_classes": 5.5}, "num_classes must be an int, got 5.5"),
-        ({"depths": (1, 1, 1, 1.5)}, "depths must be an int, got 1.5"),
+        ({"num_classes": 5.5}, "num_classes must be an integer from 0 to 65536, got 5.5"),
+        ({"depths": (1, 1, 1, 1.5)}, "depths must be an integer from 1 to 65536, got "),
         ({"window_size": 7}, "window_size needs one entry for each of the 4 levels, got 7"),
     ],
 )

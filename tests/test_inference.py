@@ -31,3 +31,23 @@ def test_predictor_gives_other_outputs_too(method, monkeypatch):
     found = gcvit_flax.Predictor(model, variables, method)(images)
     expected = jax.jit(lambda images: model.apply(variables, images, method=method))(images)
     assert found.shape == expected.shape and np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_all_parts_of_a_cpu_share_one_copy_of_the_parameters():
+    predictor = gcvit_flax.Predictor(gcvit_flax.create_model(TINY), random_variables(TINY))
+    places = []
+    for batch in (1, 2):
+        predictor(np.zeros((batch, 32, 32, 3), np.float32))
+        assert len(predictor.devices(batch)) == batch
+    for copy in predictor._copies.values():
+        for leaf in jax.tree.leaves(copy):
+            places.append({shard.data.unsafe_buffer_pointer() for shard in leaf.addressable_shards})
+    one, two = places[: len(places) // 2], places[len(places) // 2 :]
+    assert one == two and all(len(addresses) == 1 for addresses in one)
+
+
+@pytest.mark.parametrize("change", [lambda params: params, lambda params: {"params": params | {"norm": {}}}])
+def test_parameters_of_another_kind_are_refused(change):
+    variables = change(random_variables(TINY)["params"])
+    with pytest.raises(gcvit_flax.UserError, match=r'expected {"params": parameters}|2 missing: norm/bias, norm/scale'):
+        gcvit_flax.Predictor(gcvit_flax.create_model(TINY), variables)

@@ -86,6 +86,17 @@ def test_reference_sets_both_fields(reference):
         (dict(image_size=224, window_size=(7, 7, 7, 5)), "level 3: the 7x7 map of a 224x224 image over the 5x5 window"),
         (dict(window_size=((7, 14), 7, 14, 7)), "level 0.*same power of two on both axes"),
         (dict(dropout_rate=1.0), "dropout_rate must be at least 0 and below 1"),
+        (dict(dropout_rate="0.1"), "dropout_rate must be at least 0 and below 1"),
+        (dict(embed_dim=64.0), "embed_dim must be an integer from 4 to 65536, got 64.0"),
+        (dict(embed_dim=2**20), "embed_dim must be an integer from 4 to 65536, got 1048576"),
+        (dict(num_classes=True), "num_classes must be an integer from 0"),
+        (dict(depths=(2, 2, 0, 2)), "depths must be an integer from 1"),
+        (dict(image_size=(0, 32)), "image_size must be an integer from 1"),
+        (dict(image_size=224.0), "image_size must be an int or"),
+        (dict(mlp_ratio=float("nan")), "mlp_ratio must be above 0"),
+        (dict(layer_scale=float("inf")), "layer_scale must be a finite number or None"),
+        (dict(qk_scale=10**400), "qk_scale must be a finite number or None"),
+        (dict(qkv_bias=1), "qkv_bias must be True or False"),
     ],
 )
 def test_contradictions_are_value_errors(arguments, expected):

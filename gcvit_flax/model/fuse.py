@@ -4,28 +4,31 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.model.gcvit import GCViT
-from gcvit_flax.model.position_bias import relative_position_bias
+from gcvit_flax.model.position_bias import is_expanded, relative_position_bias
+from gcvit_flax.model.tree import flat_parameters, unflatten
 
 
 def fuse_parameters(model: GCViT, variables: dict[str, Any]) -> tuple[GCViT, dict[str, Any]]:
     """An equivalent model and variables, with the same logits up to rounding and less work per call.
 
     The attention scale is multiplied into the projection to queries (to keys where the query is global), layer scale
-    into the layers before it, and bias tables become biases (h, T, T). Fusing is irreversible: keep the originals for
-    training and conversion. A fused model is returned unchanged.
+    into the layers before it, and the bias tables of each level become biases (h, T, T) where these take at most 1 GiB.
+    Fusing is irreversible: keep the originals for training and conversion. A fused model is returned unchanged.
+
+    Raises:
+      UserError: (a ValueError) `variables` are not those of `model`.
     """
     if model.fused:
         return model, variables
     # What changes does so on the host, in NumPy: as JAX operations, each would be compiled. The rest is shared.
-    params = flatten_dict(variables["params"], sep="/")
+    params = flat_parameters(model, variables)
     for level, depth in enumerate(model.config.depths):
         for block in range(depth):
             _fuse_block(params, f"levels_{level}/blocks_{block}", model.config, level)
-    return model.clone(fused=True), {"params": jax.device_put(unflatten_dict(params, sep="/"))}
+    return model.clone(fused=True), {"params": jax.device_put(unflatten(params))}
 
 
 def _fuse_block(params: dict[str, Any], block: str, config: GCViTConfig, level: int) -> None:
@@ -37,9 +40,10 @@ def _fuse_block(params: dict[str, Any], block: str, config: GCViTConfig, level: 
         scales = np.where(np.arange(params[path].shape[-1]) < channels, np.float32(scale), np.float32(1))
         params[path] = np.asarray(params[path]) * scales
 
-    table = np.asarray(params.pop(f"{block}/attn/relative_position_bias_table"))
-    bias = relative_position_bias(table, config.window_size[level], config.relative_position_bias)
-    params[f"{block}/attn/relative_position_bias"] = np.broadcast_to(bias, (heads, *bias.shape[1:]))
+    if is_expanded(config, level):
+        table = np.asarray(params.pop(f"{block}/attn/relative_position_bias_table"))
+        bias = relative_position_bias(table, config.window_size[level], config.relative_position_bias)
+        params[f"{block}/attn/relative_position_bias"] = np.broadcast_to(bias, (heads, *bias.shape[1:]))
 
     if config.layer_scale is not None:
         for gamma, layer in (("gamma1", "attn/proj"), ("gamma2", "mlp/fc2")):

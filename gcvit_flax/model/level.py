@@ -9,6 +9,7 @@ from gcvit_flax.config import GCViTConfig
 from gcvit_flax.model.block import Block
 from gcvit_flax.model.convs import ReduceSize
 from gcvit_flax.model.global_query import GlobalQueryGenerator
+from gcvit_flax.model.position_bias import is_expanded
 from gcvit_flax.model.rematerialize import Policy, rematerialization_policy, rematerialize
 from gcvit_flax.model.windows import merge, pad, padded_grid, partition
 
@@ -72,6 +73,7 @@ class Level(nn.Module):
     @nn.nowrap
     def _block(self, index: int) -> Block:
         config, level = self.config, self.level
+        expanded = self.fused and is_expanded(config, level)
         return Block(
             config.dims[level],
             config.num_heads[level],
@@ -79,7 +81,7 @@ class Level(nn.Module):
             config.mlp_ratio,
             qkv_bias=config.qkv_bias,
             qk_scale=1.0 if self.fused else config.qk_scale,
-            bias_layout="expanded" if self.fused else config.relative_position_bias,
+            bias_layout="expanded" if expanded else config.relative_position_bias,
             dropout_rate=config.dropout_rate,
             attention_dropout_rate=config.attention_dropout_rate,
             layer_scale=None if self.fused else config.layer_scale,

@@ -1,6 +1,7 @@
 """The relative position bias: from a table with one row per offset to a bias per pair of tokens (paper, equation 5)."""
 
 import functools
+import math
 from typing import Literal, TypeVar
 
 import jax
@@ -8,9 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from gcvit_flax.config import Size
+from gcvit_flax.config import GCViTConfig, Size
+
+# Of the biases of one level, as fused parameters. gcvit_large_512's third level, with windows of 32 x 32, would have
+# 1.9 GB of them: the file of an exported program holds 2 GiB, and all parameters together take 0.8.
+MOST_EXPANDED_BYTES = 2**30
 
 Table = TypeVar("Table", jax.Array, np.ndarray)
+
+
+def is_expanded(config: GCViTConfig, level: int) -> bool:
+    """Whether fused parameters hold the biases (h, T, T) of this level, not the tables that they are read from."""
+    tokens = math.prod(config.window_size[level])
+    return config.depths[level] * config.num_heads[level] * tokens**2 * 4 <= MOST_EXPANDED_BYTES
 
 
 @functools.lru_cache(maxsize=64)

@@ -11,10 +11,10 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from gcvit_flax.errors import UserError, summarize_error
+from gcvit_flax.model.tree import check_same_names_and_shapes
 from gcvit_flax.training import processes
 from gcvit_flax.training.damaged_checkpoints import add_after_commit, set_aside_damaged, write_before_commit
 from gcvit_flax.training.steps import TrainState
-from gcvit_flax.weights.tree import check_same_names_and_shapes
 
 _SHOWN = 3  # Names of each kind in the refusal of another network's checkpoint.
 _SAVED = ("step", "params", "opt_state", "ema_params")

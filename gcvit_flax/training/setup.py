@@ -11,11 +11,11 @@ from gcvit_flax.config import GCViTConfig, Preprocessing
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT, create_model
 from gcvit_flax.model.init import init_params
+from gcvit_flax.model.tree import unflatten
 from gcvit_flax.training.train_config import TrainConfig
 from gcvit_flax.weights.folder_config import read_folder_config
 from gcvit_flax.weights.model_folder import adapted_model, adapted_params
 from gcvit_flax.weights.pretrained import find_model_folder
-from gcvit_flax.weights.tree import unflatten
 
 _SHAPE_FIELDS = ("embed_dim", "depths", "num_heads", "window_size")
 _RATE_FIELDS = ("dropout_rate", "drop_path_rate")

@@ -58,7 +58,7 @@ def relative_position_bias_planes(model: GCViT, variables: dict[str, Any], level
     _check_block(model.config, level, block)
     config, window = model.config, model.config.window_size[level]
     params = variables["params"][f"levels_{level}"][f"blocks_{block}"]["attn"]
-    if model.fused:
+    if "relative_position_bias" in params:  # Fused.
         bias = np.asarray(params["relative_position_bias"])
     else:
         table = np.asarray(params["relative_position_bias_table"])

@@ -11,6 +11,7 @@ from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError
 from gcvit_flax.fields import as_pair
 from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.model.tree import unflatten
 from gcvit_flax.storage import check_reachable
 from gcvit_flax.variants import default_preprocessing, resolve_config, variant_name
 from gcvit_flax.weights.adapt import adapt
@@ -21,7 +22,6 @@ from gcvit_flax.weights.published import LICENSE
 from gcvit_flax.weights.read import read_config, read_parameters
 from gcvit_flax.weights.recognize import open_weight_file
 from gcvit_flax.weights.save_folder import save_model
-from gcvit_flax.weights.tree import unflatten
 
 _IMAGENET_CLASSES = 1000
 

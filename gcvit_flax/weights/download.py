@@ -3,11 +3,11 @@
 import contextlib
 import fcntl
 import hashlib
-import http
 import http.client
 import logging
 import os
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +21,7 @@ logger = logging.getLogger("gcvit_flax")
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30  # Seconds without data.
+_LONGEST_NAME = 200  # Characters; file systems have 255, for the endings of drafts too.
 
 
 def fetch(source: str | os.PathLike[str]) -> Path:
@@ -30,15 +31,29 @@ def fetch(source: str | os.PathLike[str]) -> Path:
       UserError: `source` is none of these, or a download fails or does not verify.
     """
     source = os.fspath(source)
-    if Path(source).exists():
-        return Path(source)
+    with contextlib.suppress(OSError):  # A URL may be too long for a path.
+        if Path(source).exists():
+            return Path(source)
     published = find_published(source)
     if published is None and source.startswith(("http://", "https://")):
+        _check_address(source)
         published = Published(source)
     if published is None:
         names = ", ".join(PUBLISHED)
         raise UserError(f"{source} is not there: expected a file, an http(s) URL or one of the names {names}")
     return download(published, cache_folder())
+
+
+def _check_address(url: str) -> None:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        problem = None if parts.hostname and parts.port != 0 else "it has no host or port"
+        if not all("!" <= character <= "~" for character in url):
+            problem = "it has characters that must be written as %XX"
+    except ValueError as error:
+        problem = str(error)
+    if problem:
+        raise UserError(f"{url!r} is no address ({problem}): expected http(s)://HOST/PATH/FILE; correct it")
 
 
 def is_published(source: str | os.PathLike[str], path: Path) -> bool:
@@ -87,8 +102,10 @@ def download(published: Published, folder: Path) -> Path:
 
 def place(published: Published, folder: Path) -> Path:
     """Where in `folder` the file at `published.url` is kept."""
-    # Files at several URLs may share a name.
-    return folder / hashlib.sha256(published.url.encode()).hexdigest()[:8] / published.url.rsplit("/", 1)[-1]
+    # Files at several URLs may share a name, and some have one that no file can have.
+    name = published.url.rsplit("/", 1)[-1][-_LONGEST_NAME:]
+    name = "weights" if name in ("", ".", "..") else name
+    return folder / hashlib.sha256(published.url.encode()).hexdigest()[:8] / name
 
 
 def sha256(path: Path) -> str:
@@ -125,11 +142,9 @@ def _download(published: Published, target: Path) -> None:
             return
         raise UserError(f"{published.url} answered {error.code} {error.reason}: check the address") from None
     except urllib.error.URLError as error:
-        raise UserError(
-            f"{published.url} cannot be reached ({error.reason}): check the network, or download it elsewhere and "
-            "convert the file"
-        ) from None
-    except (OSError, http.client.HTTPException) as error:
+        advice = "check the network, or download it elsewhere and convert the file"
+        raise UserError(f"{published.url} cannot be reached ({error.reason}): {advice}") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError of what the server's headers say.
         raise UserError(f"{published.url} stopped ({error or type(error).__name__}): run again to resume") from None
     size = partial.stat().st_size
     if total is not None and size < total:

@@ -10,7 +10,7 @@ from etils import epath
 
 import gcvit_flax
 from gcvit_flax.config import GCViTConfig, Preprocessing
-from gcvit_flax.errors import UserError
+from gcvit_flax.errors import UserError, summarize_error
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.storage import check_reachable
 from gcvit_flax.variants import variant_name
@@ -109,7 +109,7 @@ def is_model_folder(folder: epath.Path) -> bool:
     """Whether `folder` holds a config.json that this package wrote, of any format version."""
     try:
         return json.loads((folder / FOLDER_CONFIG_NAME).read_text()).get("format") == FORMAT
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
 
@@ -134,8 +134,10 @@ def read_folder_config(path: epath.PathLike) -> dict[str, Any]:
         raise UserError(
             f"{path} is not a model folder: it has no {FOLDER_CONFIG_NAME}; name the folder that holds one"
         ) from None
-    except ValueError as error:
-        raise UserError(f"{config_path} is not JSON ({error}): convert or train the model again") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{config_path} is not JSON ({summarize_error(error)}): convert or train the model again"
+        ) from None
     if not isinstance(folder_config, dict) or folder_config.get("format") != FORMAT:
         raise UserError(f'{config_path} is not a model folder\'s: expected "format": "{FORMAT}"; name another folder')
     _check_undamaged(config_path, content, folder_config)
@@ -150,9 +152,20 @@ def read_folder_config(path: epath.PathLike) -> dict[str, Any]:
         raise UserError(f"{config_path} lacks {', '.join(missing)}: convert or train the model again")
     config, _ = parse_folder_config(folder_config, config_path)
     classes, checkpoint = folder_config["class_names"], folder_config["checkpoint"]
-    named = classes is None or (isinstance(classes, list) and len(classes) == config.num_classes)
+    named = classes is None or (
+        isinstance(classes, list) and len(classes) == config.num_classes and all(isinstance(x, str) for x in classes)
+    )
+    for name, kind in (("provenance", dict), ("weights_licence", str), ("variant", str), ("reference", str)):
+        if not isinstance(folder_config[name], kind | None):
+            raise UserError(f"{config_path} has a wrong {name}: convert or train the model again")
     # A forged config.json must not name a checkpoint outside the folder.
-    if not named or not isinstance(checkpoint, str) or "/" in checkpoint or checkpoint in ("", ".", ".."):
+    if (
+        not named
+        or not isinstance(checkpoint, str)
+        or "/" in checkpoint
+        or "\0" in checkpoint
+        or checkpoint in ("", ".", "..")
+    ):
         raise UserError(f"{config_path} has wrong class_names or checkpoint: convert or train the model again")
     return folder_config
 

@@ -44,7 +44,7 @@ def infer_config(shapes: Mapping[str, Shape], *, image_size: Size | None, stored
         "mlp_ratio": _mlp_ratio(shapes, dim, last_dim),
         "qkv_bias": any(name.endswith("/qkv/bias") for name in shapes),
         "layer_scale": _DEFAULT_LAYER_SCALE if any(name.endswith("/gamma1") for name in shapes) else None,
-        "num_classes": shapes["head/kernel"][-1] if "head/kernel" in shapes else 0,
+        "num_classes": sum(shapes.get("head/kernel", ())[-1:]),
         "in_channels": stem[2] if len(stem) == 4 else 3,
     }
     modules = tuple(
@@ -112,7 +112,7 @@ def _mlp_ratio(shapes: Mapping[str, Shape], dim: int, last_dim: int) -> float:
         _vote(shapes, rf"levels_{level}/blocks_\d+/mlp/fc1/kernel", lambda shape: shape[-1])
         for level in (0, NUM_LEVELS - 1)
     )
-    ratio = last / last_dim
+    ratio = last / max(last_dim, 1)  # A forged shape may be 0.
     # Rounding may put width * ratio just below the integer that int() must return.
     exact = int(last_dim * ratio) == last and int(dim * ratio) == first
     return ratio if exact else float(np.nextafter(ratio, np.inf))

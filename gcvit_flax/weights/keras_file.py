@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -15,9 +16,9 @@ import h5py
 import ml_dtypes
 import numpy as np
 
-from gcvit_flax.errors import UserError
+from gcvit_flax.errors import UserError, summarize_error
 from gcvit_flax.weights.archive import BAD_ZIP, open_zip
-from gcvit_flax.weights.tensors import Tensor, check_total_size
+from gcvit_flax.weights.tensors import MOST_UNPACKED, Tensor, check_total_size
 
 WEIGHTS_MEMBER = "model.weights.h5"
 CONFIG_MEMBER = "config.json"
@@ -43,7 +44,7 @@ def open_keras_zip(path: Path) -> Iterator[tuple[dict[str, Tensor], dict[str, An
                 shutil.copyfileobj(packed, file, 1 << 20)
             config = json.loads(archive.read(CONFIG_MEMBER))
         except BAD_ZIP as error:
-            raise UserError(f"{path} is damaged ({error}): fetch it again") from None
+            raise UserError(f"{path} is damaged ({summarize_error(error)}): fetch it again") from None
         with open_hdf5(unpacked, path) as (tensors, _):
             yield tensors, config if isinstance(config, dict) else {}
 
@@ -60,13 +61,17 @@ def open_hdf5(path: Path, shown: Path) -> Iterator[tuple[dict[str, Tensor], bool
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise UserError(f"{shown} is a truncated or damaged HDF5 file ({error}): fetch it again") from None
+        raise UserError(
+            f"{shown} is a truncated or damaged HDF5 file ({summarize_error(error)}): fetch it again"
+        ) from None
     with file:
         try:
             tensors = {name: _tensor(name, dataset, shown) for name, dataset in _datasets(file, shown).items()}
             keras2 = "layer_names" in file.attrs or file.get("model_weights", getlink=True) is not None
-        except (RuntimeError, KeyError, TypeError, OSError) as error:
-            raise UserError(f"{shown} is a damaged HDF5 file ({error}): fetch it again") from None
+        except UserError:
+            raise
+        except Exception as error:  # A damaged file can make h5py raise nearly anything.
+            raise UserError(f"{shown} is a damaged HDF5 file ({summarize_error(error)}): fetch it again") from None
         check_total_size(tensors, path.stat().st_size, shown)
         yield (_as_official(tensors, shown) if keras2 else _without_wrapper(tensors)), keras2
 
@@ -116,19 +121,34 @@ def _datasets(file: h5py.File, shown: Path) -> dict[str, h5py.Dataset]:
 
 
 def _tensor(name: str, dataset: h5py.Dataset, shown: Path) -> Tensor:
-    bfloat16 = dataset.attrs.get("dtype") == "bfloat16" and dataset.dtype == np.dtype("V2")
-    dtype = np.dtype(ml_dtypes.bfloat16) if bfloat16 else dataset.dtype
+    if dataset.shape is None:
+        raise UserError(f"{shown}: {name} is a dataset without values: expected an array; save the weights again")
+    # HDF5 reads whole chunks, however little of one the array fills.
+    chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    if chunk_bytes > MOST_UNPACKED * dataset.file.id.get_filesize():
+        raise UserError(f"{shown}: {name} declares chunks of {chunk_bytes:,} bytes, far more than the file: refused")
+    dtype = dataset.dtype
+    if dtype == np.dtype("V2"):
+        kind = dataset.attrs.get("dtype")
+        dtype = np.dtype(ml_dtypes.bfloat16) if isinstance(kind, str) and kind == "bfloat16" else dtype
 
     def read() -> np.ndarray:
-        # Storage that was never allocated would be read as zeros.
-        if dataset.chunks is None and dataset.id.get_storage_size() < dataset.nbytes:
+        if not _is_written(dataset):
             raise UserError(f"{shown}: {name} declares {dataset.shape} but holds no such values: fetch the file again")
         try:
             return dataset[()].view(dtype)
-        except OSError as error:
-            raise UserError(f"{shown}: {name} cannot be read ({error}): fetch the file again") from None
+        except Exception as error:
+            raise UserError(f"{shown}: {name} cannot be read ({summarize_error(error)}): fetch it again") from None
 
     return Tensor(dataset.shape, dtype, read)
+
+
+def _is_written(dataset: h5py.Dataset) -> bool:
+    """Whether all storage of `dataset` was allocated: what was not would be read as the fill value, mostly zeros."""
+    if dataset.chunks is None:
+        return dataset.id.get_storage_size() >= dataset.nbytes
+    chunks = math.prod(-(-side // step) for side, step in zip(dataset.shape, dataset.chunks, strict=True))
+    return dataset.id.get_num_chunks() >= chunks
 
 
 def _without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -47,18 +47,22 @@ def match(shapes: Mapping[str, Shape], column: str) -> tuple[dict[str, tuple[str
 
 def names_in(family: str, parameters: Iterable[str]) -> dict[str, tuple[str, Row]]:
     """Our name -> (its name in a file of `family`, its row) for each of our `parameters`."""
-    column = family if family in ("official", "timm") else "keras"
-    return {parameter: _name_in(family, column, parameter) for parameter in parameters}
+    return {parameter: _name_in(family, parameter) for parameter in parameters}
 
 
-def _name_in(family: str, column: str, parameter: str) -> tuple[str, Row]:
+def column(family: str) -> str:
+    """The column of the table of names that has the names of the tensors in files of `family`."""
+    return {"official": "official", "keras2": "official", "timm": "timm"}.get(family, "keras")
+
+
+def _name_in(family: str, parameter: str) -> tuple[str, Row]:
     for row in TABLE:
         if hit := _pattern(row.ours).fullmatch(parameter):
             indices = _indices(hit.groupdict())
             derived = {f"next_{field}": index + 1 for field, index in indices.items()}
             suffixes = {f"_{field}": f"_{index}" if index else "" for field, index in indices.items()}
-            classes = KERAS_CLASSES.get(family, {})
-            return getattr(row, column).format(**indices, **derived, **suffixes, **classes), row
+            classes = KERAS_CLASSES.get(family, KERAS_CLASSES["keras_io"])
+            return getattr(row, column(family)).format(**indices, **derived, **suffixes, **classes), row
     raise ValueError(f"{parameter} is not in the table of names")
 
 
@@ -90,9 +94,9 @@ def _number_classes(found: Sequence[_Match], shapes: Mapping[str, Shape]) -> Non
             sizes = members[kind, parent]
             sizes.setdefault(fields[kind], 0)
             if kind == "level" and row.ours.endswith("/norm1/scale"):
-                sizes[fields[kind]] = shapes[name][0]  # Each level is wider than the one before.
+                sizes[fields[kind]] = sum(shapes[name][:1])  # Each level is wider than the one before.
             if kind == "block" and row.ours.endswith("/attn/qkv/kernel"):
-                sizes[fields[kind]] = -shapes[name][-1]  # Local blocks come first; their qkv includes queries.
+                sizes[fields[kind]] = -sum(shapes[name][-1:])  # Local blocks come first; their qkv includes queries.
     positions = {key: _positions(sizes) for key, sizes in members.items()}
     for _, _, fields in found:
         for kind in _LISTS.keys() & fields.keys():

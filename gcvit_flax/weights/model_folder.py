@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from gcvit_flax.config import GCViTConfig, Preprocessing
 from gcvit_flax.errors import UserError
 from gcvit_flax.fields import as_pair
 from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.model.tree import unflatten
 from gcvit_flax.storage import absolute
 from gcvit_flax.variants import for_channels, resolve_config
 from gcvit_flax.weights.adapt import adapt
@@ -21,7 +22,6 @@ from gcvit_flax.weights.folder_config import FOLDER_CONFIG_NAME, parse_folder_co
 from gcvit_flax.weights.params_checkpoint import restore_params
 from gcvit_flax.weights.pretrained import find_model_folder
 from gcvit_flax.weights.save_folder import save_model as save_model  # Here are both ways, for those who use folders.
-from gcvit_flax.weights.tree import unflatten
 
 logger = logging.getLogger("gcvit_flax")
 
@@ -48,7 +48,7 @@ def load_model(
     Raises:
       UserError: `path` is not a model folder or is damaged, or a change does not fit its weights.
     """
-    model = adapted_model(
+    return load_with_description(
         path,
         dtype=dtype,
         image_size=image_size,
@@ -57,21 +57,28 @@ def load_model(
         reference=reference,
         remat=remat,
         pad_to_windows=pad_to_windows,
-    )
-    flat = adapted_params(path, model.config, seed)
+        seed=seed,
+    )[:2]
+
+
+def load_with_description(
+    path: epath.PathLike, *, dtype: Any = jnp.float32, remat: bool = False, seed: int = 0, **changes: Any
+) -> tuple[GCViT, dict[str, Any], dict[str, Any]]:
+    """What `load_model` returns, with the same arguments, and the content of the config.json that was read with it.
+
+    All three are of one model, also where another replaces it meanwhile.
+    """
+    path = find_model_folder(path)
+    adapted_model(path, dtype=dtype, remat=remat, **changes)  # Refuses what does not fit before parameters are read.
+    folder = read_folder(path)
+    model = _adapted(folder.config, folder.preprocessing, dtype=dtype, remat=remat, **changes)
+    flat = _adapted_params(path, folder, model.config, seed)
     # One at a time, so that not all parameters are in memory twice; jnp.asarray would take ten times as long.
-    return model, {"params": unflatten({name: jax.device_put(flat.pop(name)) for name in list(flat)})}
+    variables = {"params": unflatten({name: jax.device_put(flat.pop(name)) for name in list(flat)})}
+    return model, variables, folder.folder_config
 
 
-def adapted_model(
-    path: epath.PathLike,
-    *,
-    dtype: Any,
-    remat: bool,
-    reference: str | None = None,
-    image_size: int | Sequence[int] | None = None,
-    **changes: Any,
-) -> GCViT:
+def adapted_model(path: epath.PathLike, *, dtype: Any, remat: bool, **changes: Any) -> GCViT:
     """The model in the folder or of the name `path` with the changes of `load_model`; its parameters are not read.
 
     Raises:
@@ -79,12 +86,7 @@ def adapted_model(
     """
     folder = absolute(find_model_folder(path))
     config, preprocessing = parse_folder_config(read_folder_config(folder), folder / FOLDER_CONFIG_NAME)
-    changes = {name: value for name, value in {**changes, "image_size": image_size}.items() if value is not None}
-    config = resolve_config(config, reference=reference, **changes)
-    if image_size is not None:
-        preprocessing = dataclasses.replace(preprocessing, image_size=as_pair("image_size", image_size))
-    preprocessing = for_channels(preprocessing, config.in_channels)
-    return GCViT(config, preprocessing, dtype=dtype, remat=remat)
+    return _adapted(config, preprocessing, dtype=dtype, remat=remat, **changes)
 
 
 def adapted_params(path: epath.PathLike, config: GCViTConfig, seed: int) -> dict[str, np.ndarray]:
@@ -93,15 +95,20 @@ def adapted_params(path: epath.PathLike, config: GCViTConfig, seed: int) -> dict
     Raises:
       UserError: `path` is not a model folder or is damaged, or its weights cannot be adapted.
     """
-    saved_config, _, flat = read_folder(find_model_folder(path))
-    flat, notes = adapt(flat, saved_config, config, seed=seed)
-    for note in notes:
-        logger.info("%s: %s", path, note)
-    return flat
+    return _adapted_params(path, read_folder(find_model_folder(path)), config, seed)
 
 
-def read_folder(path: epath.PathLike) -> tuple[GCViTConfig, Preprocessing, dict[str, np.ndarray]]:
-    """The content of the folder `path`: configuration, preprocessing and flat parameters as NumPy arrays.
+class ModelFolder(NamedTuple):
+    """The content of a model folder: its network, its flat parameters as NumPy arrays, and all of its config.json."""
+
+    config: GCViTConfig
+    preprocessing: Preprocessing
+    flat: dict[str, np.ndarray]
+    folder_config: dict[str, Any]
+
+
+def read_folder(path: epath.PathLike) -> ModelFolder:
+    """The content of the folder `path`, all of one model, also where another replaces it meanwhile.
 
     Raises:
       UserError: `path` is not a model folder or is damaged.
@@ -111,9 +118,35 @@ def read_folder(path: epath.PathLike) -> tuple[GCViTConfig, Preprocessing, dict[
     while True:
         config, preprocessing = parse_folder_config(folder_config, folder / FOLDER_CONFIG_NAME)
         try:
-            return config, preprocessing, restore_params(folder / folder_config["checkpoint"], config)
+            flat = restore_params(folder / folder_config["checkpoint"], config)
+            return ModelFolder(config, preprocessing, flat, folder_config)
         except UserError:
             before, folder_config = folder_config, read_folder_config(folder)
             if folder_config["checkpoint"] == before["checkpoint"]:
                 raise
             # The model was saved again, by a training run for example, which removed the earlier checkpoint.
+
+
+def _adapted(
+    config: GCViTConfig,
+    preprocessing: Preprocessing,
+    *,
+    dtype: Any,
+    remat: bool,
+    reference: str | None = None,
+    image_size: int | Sequence[int] | None = None,
+    **changes: Any,
+) -> GCViT:
+    changes = {name: value for name, value in {**changes, "image_size": image_size}.items() if value is not None}
+    config = resolve_config(config, reference=reference, **changes)
+    if image_size is not None:
+        preprocessing = dataclasses.replace(preprocessing, image_size=as_pair("image_size", image_size))
+    preprocessing = for_channels(preprocessing, config.in_channels)
+    return GCViT(config, preprocessing, dtype=dtype, remat=remat)
+
+
+def _adapted_params(path: epath.PathLike, folder: ModelFolder, config: GCViTConfig, seed: int) -> dict[str, np.ndarray]:
+    flat, notes = adapt(folder.flat, folder.config, config, seed=seed)
+    for note in notes:
+        logger.info("%s: %s", path, note)
+    return flat

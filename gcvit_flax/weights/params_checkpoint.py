@@ -13,9 +13,9 @@ from orbax.checkpoint._src.serialization import tensorstore_utils  # For what Or
 
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError, summarize_error
+from gcvit_flax.model.tree import check_same_names_and_shapes, flatten, parameter_shapes, unflatten
 from gcvit_flax.storage import children
 from gcvit_flax.weights.checksums import find_damage, write_checksums
-from gcvit_flax.weights.tree import check_same_names_and_shapes, flatten, parameter_shapes, unflatten
 
 _REMOVALS, _REMOVAL_SECONDS = 50, 0.1  # The most attempts, and the pause between two.
 
@@ -87,7 +87,7 @@ def restore_params(checkpoint: epath.Path, config: GCViTConfig) -> dict[str, np.
     with _checkpointer() as checkpointer:
         try:
             stored = checkpointer.metadata(checkpoint).item_metadata
-        except FileNotFoundError:
+        except Exception:  # Orbax raises many types for metadata that are JSON but not its own.
             stored = None
         if stored is None:  # Orbax returns None if it cannot parse its own metadata.
             raise UserError(f"{checkpoint} is missing or damaged: {advice}")

@@ -5,17 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from gcvit_flax.config import GCViTConfig, Size
 from gcvit_flax.errors import UserError
+from gcvit_flax.model.tree import check_same_names_and_shapes, listing, parameter_shapes
 from gcvit_flax.variants import VARIANTS, variant_name
 from gcvit_flax.weights.infer import infer_config
-from gcvit_flax.weights.matching import match, names_in
+from gcvit_flax.weights.matching import column, match, names_in
 from gcvit_flax.weights.names import Row
 from gcvit_flax.weights.recognize import WeightFile
 from gcvit_flax.weights.tensors import check_dtypes, shape_as_ours, to_ours
-from gcvit_flax.weights.tree import check_same_names_and_shapes, listing, parameter_shapes
 
 # Constructor arguments in a .keras file that shapes do not show, and our fields.
 _SETTINGS = {
@@ -39,14 +40,14 @@ def read_config(weight_file: WeightFile, path: Path, image_size: Size | None) ->
       UserError: missing, unexpected or misshapen tensors, listed by the file's names, or a wrong dtype.
     """
     shapes = {name: tensor.shape for name, tensor in weight_file.tensors.items()}
-    names, unknown = match(shapes, weight_file.column)
+    names, unknown = match(shapes, column(weight_file.family))
     ours = {name: shape_as_ours(shapes[label], row.kind, weight_file.torch) for name, (label, row) in names.items()}
     config = infer_config(ours, image_size=image_size, stored_size=weight_file.image_size)
     expected = parameter_shapes(config)
 
     missing = names_in(weight_file.family, expected.keys() - names.keys())
     labels = {name: label for name, (label, _) in {**missing, **names}.items()}
-    found: dict[str, Any] = {labels[name]: np.broadcast_to(np.float32(0), shape) for name, shape in ours.items()}
+    found: dict[str, Any] = {labels[name]: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in ours.items()}
     found |= {name: weight_file.tensors[name] for name in unknown}
     wanted = {labels[name]: leaf for name, leaf in expected.items()}
     check_same_names_and_shapes(found, wanted, f"{path} is not one whole GCViT", "give a complete, unmodified file")

@@ -51,11 +51,6 @@ class WeightFile:
     image_size: Size | None
 
     @property
-    def column(self) -> str:
-        """The column of the table of names that has the names of its tensors."""
-        return {"official": "official", "keras2": "official", "timm": "timm"}.get(self.family, "keras")
-
-    @property
     def torch(self) -> bool:
         """Whether its tensors have the axes in PyTorch's order."""
         return self.family in ("official", "timm")

@@ -9,7 +9,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from gcvit_flax.errors import UserError
+from gcvit_flax.errors import UserError, summarize_error
 from gcvit_flax.weights.tensors import Tensor
 
 _DTYPES = {
@@ -32,7 +32,9 @@ def open_safetensors(path: Path) -> Iterator[dict[str, Tensor]]:
         # Opening checks that every declared tensor lies inside the file.
         file = safetensors.safe_open(path, "numpy")
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path} is a truncated or damaged safetensors file ({error}): fetch it again") from None
+        raise UserError(
+            f"{path} is a truncated or damaged safetensors file ({summarize_error(error)}): fetch it again"
+        ) from None
     with file:
         yield {name: _tensor(file, name) for name in file.keys()}  # noqa: SIM118
 

@@ -11,6 +11,7 @@ from etils import epath
 from gcvit_flax.atomic import replace_text, replacing_folder
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.model.tree import flat_parameters
 from gcvit_flax.storage import absolute, children, is_remote
 from gcvit_flax.weights.folder_config import (
     FOLDER_CONFIG_NAME,
@@ -19,7 +20,6 @@ from gcvit_flax.weights.folder_config import (
     make_folder_config,
 )
 from gcvit_flax.weights.params_checkpoint import save_params
-from gcvit_flax.weights.tree import check_same_names_and_shapes, flatten, parameter_shapes
 
 _CHECKPOINT_PREFIX = "params-"
 
@@ -46,12 +46,8 @@ def save_model(
         raise UserError(f"{path} exists and is not a model folder: choose another path or remove it")
     if model.fused:
         raise UserError("a model with fused parameters cannot be saved: save the original, and fuse it after loading")
-    flat = flatten(variables["params"])
-    check_same_names_and_shapes(
-        flat, parameter_shapes(model.config), "the parameters do not fit the model", "save this model's own"
-    )
     # NumPy arrays, so no sharding is stored.
-    flat = {name: np.asarray(value, np.float32) for name, value in flat.items()}
+    flat = {name: np.asarray(value, np.float32) for name, value in flat_parameters(model, variables).items()}
     folder_config = make_folder_config(
         model,
         class_names=class_names,

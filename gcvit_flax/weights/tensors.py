@@ -20,6 +20,7 @@ from gcvit_flax.errors import UserError
 
 Shape = tuple[int, ...]
 
+MOST_UNPACKED = 4  # Times a file's size that it may unpack to: enough for the compression of weights.
 _MATRICES = ("dense", "se", "pointwise")
 _FLOATS = tuple(np.dtype(name) for name in (np.float32, np.float16, ml_dtypes.bfloat16))
 
@@ -33,10 +34,10 @@ class Tensor(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """The size of the values in bytes, by the declared shape."""
+        """The size of the values in bytes, by the declared shape; sides of 0 count as 1, however long others are."""
         size = self.dtype.itemsize
         for side in self.shape:
-            size *= side
+            size *= max(side, 1)
         return size
 
 
@@ -51,12 +52,9 @@ def check_dtypes(tensors: Mapping[str, Tensor]) -> None:
 
 
 def check_total_size(tensors: Mapping[str, Tensor], file_size: int, path: object) -> None:
-    """Raises UserError if the tensors declare far more bytes than the file has, before anything is allocated.
-
-    Up to four times the file's size is accepted, to leave room for compression.
-    """
+    """Raises UserError if the tensors declare far more bytes than the file has, before anything is allocated."""
     declared = sum(tensor.nbytes for tensor in tensors.values())
-    if declared > 4 * file_size:
+    if declared > MOST_UNPACKED * file_size:
         largest = max(tensors, key=lambda name: tensors[name].nbytes)
         raise UserError(
             f"{path} declares {declared:,} bytes of tensors but is only {file_size:,} bytes long (the largest is "
@@ -92,4 +90,5 @@ def from_ours(array: np.ndarray, kind: str, family: str) -> np.ndarray:
 
 def shape_as_ours(shape: Shape, kind: str, torch: bool) -> Shape:
     """The shape that `to_ours` gives an array of `shape`."""
-    return to_ours(np.broadcast_to(np.float32(0), shape), kind, torch).shape
+    # A file can declare more axes than an array can have; no parameter has more than four.
+    return to_ours(np.broadcast_to(np.float32(0), shape), kind, torch).shape if len(shape) <= 4 else shape

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from gcvit_flax.errors import UserError
+from gcvit_flax.errors import UserError, summarize_error
 from gcvit_flax.weights.archive import BAD_ZIP, open_zip
 from gcvit_flax.weights.tensors import Shape, Tensor, check_total_size
 
@@ -84,7 +84,7 @@ def _state_dict(content: Any, path: Path, ema: bool) -> Mapping[str, Any]:
     return {name: value for name, value in content.items() if isinstance(name, str)}
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle._Unpickler):  # In Python: the one in C makes tables of whatever size a file asks for.
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self.path, self.archive = path, archive
         self.root = next(name for name in archive.namelist() if name.endswith("data.pkl")).removesuffix("data.pkl")
@@ -96,7 +96,9 @@ class _Reader(pickle.Unpickler):
         try:
             return self.archive.read(self.root + name)
         except (*BAD_ZIP, KeyError) as error:
-            raise UserError(f"{self.path}: {self.root}{name} cannot be read ({error}): fetch it again") from None
+            raise UserError(
+                f"{self.path}: {self.root}{name} cannot be read ({summarize_error(error)}): fetch it again"
+            ) from None
 
     def load(self) -> Any:
         try:
@@ -104,7 +106,7 @@ class _Reader(pickle.Unpickler):
         except UserError:
             raise
         except Exception as error:  # A forged pickle can make the unpickler raise nearly anything.
-            raise UserError(f"{self.path} holds a damaged pickle ({error}): fetch it again") from None
+            raise UserError(f"{self.path} holds a damaged pickle ({summarize_error(error)}): fetch it again") from None
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGES:
@@ -126,6 +128,8 @@ class _Reader(pickle.Unpickler):
 
     def _rebuild_tensor(self, storage: _Storage, offset: int, shape: Shape, strides: Shape, *_: Any) -> Tensor:
         numbers = (offset, *shape, *strides)
+        if not isinstance(storage, _Storage):
+            raise pickle.UnpicklingError(f"a tensor in a {type(storage).__name__} instead of a storage")
         if not all(isinstance(number, int) and number >= 0 for number in numbers) or len(shape) != len(strides):
             raise pickle.UnpicklingError(f"a tensor with offset {offset}, shape {shape} and strides {strides}")
         shape, strides = tuple(shape), tuple(strides)

@@ -15,7 +15,6 @@ from gcvit_flax.storage import check_on_disk
 from gcvit_flax.variants import resolve_config, variant_name
 from gcvit_flax.weights.conversion_report import FAMILIES
 from gcvit_flax.weights.convert import check_dest
-from gcvit_flax.weights.folder_config import read_folder_config
 from gcvit_flax.weights.keras_config import keras_config
 from gcvit_flax.weights.keras_file import write_keras_zip, write_weights_h5
 from gcvit_flax.weights.matching import names_in
@@ -52,12 +51,11 @@ def write_weights(
     suffixes = _KERAS_SUFFIXES if target in ("keras_io", "gcvit_tf") else _TORCH_SUFFIXES
     if not dest.name.endswith(suffixes):
         raise UserError(f"{dest} does not have the type of {target} files: end its name in {' or '.join(suffixes)}")
-    folder = find_model_folder(folder)
-    config, _, flat = read_folder(folder)
-    config = resolve_config(config, reference=reference)
+    found = read_folder(find_model_folder(folder))
+    config = resolve_config(found.config, reference=reference)
     check_expressible(config, target)
-    tensors = _tensors(flat, config, target)
-    weights_license = read_folder_config(folder)["weights_licence"]
+    tensors = _tensors(found.flat, config, target)
+    weights_license = found.folder_config["weights_licence"]
     dest.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(dest) as draft:
         if dest.name.endswith((".pth", ".pth.tar")):

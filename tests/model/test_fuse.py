@@ -1,9 +1,14 @@
+import math
+
 import jax
 import numpy as np
 import pytest
-from small import TINY
+from small import TINY, random_variables
 
 import gcvit_flax
+from gcvit_flax.export_stablehlo import MOST_BYTES
+from gcvit_flax.model import position_bias
+from gcvit_flax.model.tree import parameter_shapes
 
 
 @pytest.mark.parametrize("bias", ["per_head", "flattened"])
@@ -28,3 +33,28 @@ def test_fusing_changes_no_logit(bias, fields, tmp_path):
     with pytest.raises(gcvit_flax.UserError, match="fuse it after loading"):
         gcvit_flax.save_model(tmp_path / "fused", again, twice)
     assert not (tmp_path / "fused").exists()
+
+
+@pytest.mark.parametrize("bias", ["per_head", "flattened"])
+def test_large_biases_stay_tables(bias, monkeypatch):
+    monkeypatch.setattr(position_bias, "MOST_EXPANDED_BYTES", 2000)  # The first two levels have more.
+    model = gcvit_flax.create_model(TINY, relative_position_bias=bias)
+    variables = random_variables(model.config)
+    fused, fused_variables = gcvit_flax.fuse_parameters(model, variables)
+    names = {(path[1].key, path[-1].key) for path, _ in jax.tree_util.tree_leaves_with_path(fused_variables)}
+    assert {level for level, name in names if name == "relative_position_bias_table"} == {"levels_0", "levels_1"}
+    assert {level for level, name in names if name == "relative_position_bias"} == {"levels_2", "levels_3"}
+    images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
+    expected, actual = jax.jit(model.apply)(variables, images), jax.jit(fused.apply)(fused_variables, images)
+    assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", gcvit_flax.VARIANTS)
+def test_every_variant_can_be_exported(name):
+    """With its biases, it fits a file of jax.export."""
+    config = gcvit_flax.VARIANTS[name]
+    size = 4 * sum(math.prod(leaf.shape) for leaf in parameter_shapes(config).values())
+    for level, (height, width) in enumerate(config.window_size):
+        if position_bias.is_expanded(config, level):
+            size += 4 * config.depths[level] * config.num_heads[level] * (height * width) ** 2
+    assert size < 0.9 * MOST_BYTES

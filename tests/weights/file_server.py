@@ -19,6 +19,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/missing":
             self.send_error(404)
             return
+        if server.redirect:
+            self.send_response(302)
+            self.send_header("Location", server.redirect)
+            self.end_headers()
+            return
         content, tag = server.content, f'"{hashlib.md5(server.content).hexdigest()}"'
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(asked.group(1)) if asked and server.ranges and self.headers.get("If-Range") in (tag, None) else 0
@@ -43,7 +48,7 @@ def serve() -> Iterator[http.server.ThreadingHTTPServer]:
     """A server of CONTENT, whose requests are listed, and whose attributes the tests change."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.content, server.requests, server.ranges, server.shift = CONTENT, [], True, 0
-        server.stop_after, server.hold = len(CONTENT), threading.Event()
+        server.stop_after, server.hold, server.redirect = len(CONTENT), threading.Event(), None
         server.hold.set()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         server.url = f"http://127.0.0.1:{server.server_port}/weights.bin"

@@ -5,8 +5,8 @@ import pytest
 
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import create_model
+from gcvit_flax.model.tree import flatten
 from gcvit_flax.weights.model_folder import load_model, save_model
-from gcvit_flax.weights.tree import flatten
 
 
 @pytest.fixture

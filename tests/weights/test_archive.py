@@ -48,4 +48,13 @@ def test_a_zip_that_unpacks_to_far_more(tmp_path, files, rejects):
     shutil.copy(files / "micro.keras302.keras", tmp_path / "bomb.keras")
     with zipfile.ZipFile(tmp_path / "bomb.keras", "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("zeros", bytes(10_000_000))
-    assert "four times its size" in rejects(tmp_path / "bomb.keras")
+    assert "over 4 times its size" in rejects(tmp_path / "bomb.keras")
+
+
+def test_a_place_before_the_archives_start(tmp_path, files, rejects):
+    """The directory says that it is longer than it is: all members then seem to begin earlier."""
+    content = bytearray((files / "micro_ls.keras302.keras").read_bytes())
+    for place, new in ((len(content) - 3, b"\x08"), (159, b"\xff" * 8)):
+        content[place : place + len(new)] = new
+    (tmp_path / "x.keras").write_bytes(content)
+    assert "damaged" in rejects(tmp_path / "x.keras")

@@ -6,11 +6,11 @@ import safetensors.numpy
 from gcvit_flax.config import REFERENCES
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import create_model
+from gcvit_flax.model.tree import flatten
 from gcvit_flax.variants import VARIANTS
 from gcvit_flax.weights.classes import imagenet_classes
 from gcvit_flax.weights.convert import convert
 from gcvit_flax.weights.model_folder import load_model, read_folder_config, save_model
-from gcvit_flax.weights.tree import flatten
 from gcvit_flax.weights.write import write_weights
 
 MICRO_FILES = (

@@ -124,3 +124,29 @@ def test_the_table(tmp_path):
     assert len({entry.url for entry in PUBLISHED.values()}) == len(PUBLISHED)
     with pytest.raises(UserError, match="one of the names gcvit_xxtiny"):
         fetch("gcvit_gigantic")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://[::1/x", "http://", "http:///x", "http://localhost:99999/x", "http://localhost:port/x"),
+        *("http://\u2603/x", "http://local host/x", "http://localhost/\n", "http://localhost:0/x"),
+    ],
+)
+def test_an_address_that_is_none(url, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="is no address"):
+        fetch(url)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "x" * 5000])
+def test_an_address_whose_end_is_no_name_of_a_file(server, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert fetch(f"{server.url}/{name}").read_bytes() == CONTENT
+
+
+def test_a_server_that_leads_to_an_address_that_is_none(server, tmp_path):
+    server.redirect = "http://[::1/x"
+    with pytest.raises(UserError, match=r"stopped .*Invalid IPv6"):
+        download(Published(server.url), tmp_path)

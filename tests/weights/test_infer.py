@@ -1,12 +1,16 @@
+import contextlib
+import re
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.errors import UserError
+from gcvit_flax.model.tree import check_same_names_and_shapes, parameter_shapes
 from gcvit_flax.variants import VARIANTS
 from gcvit_flax.weights.infer import _mlp_ratio, infer_config
-from gcvit_flax.weights.tree import parameter_shapes
 
 
 def shapes_of(config):
@@ -65,3 +69,41 @@ def test_any_mlp_ratio_gives_the_same_widths(ratio, dim):
     shapes = {f"levels_{i}/blocks_0/mlp/fc1/kernel": (d, int(d * ratio)) for i, d in enumerate(dims)}
     inferred = _mlp_ratio(shapes, dims[0], dims[-1])
     assert [int(d * inferred) for d in dims] == [int(d * ratio) for d in dims]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_shapes_are_those_of_a_network_or_refused(data):
+    shapes = shapes_of(small(image_size=32))
+    names = data.draw(st.lists(st.sampled_from(sorted(shapes)), min_size=1, max_size=8))
+    sides = st.one_of(st.integers(0, 4), st.just(2**40))
+    changed = {name: tuple(data.draw(st.lists(sides, max_size=5))) for name in names}
+    with contextlib.suppress(UserError):
+        infer_config(shapes | changed, image_size=None, stored_size=None)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "shape"),
+    [
+        ("levels_3/.*(norm./scale|attn/proj/kernel)", (0,)),
+        ("levels_0/q_global_gen/.*", None),
+        (".*_bias_table", (0, 0)),
+        ("head/kernel", ()),
+    ],
+)
+def test_forged_shapes_are_refused(pattern, shape):
+    """What every tensor of a kind agrees on is believed at first."""
+    shapes = shapes_of(small(image_size=32))
+    for name in [name for name in shapes if re.fullmatch(pattern, name)]:
+        if shape is None:  # As many poolings as a name can say.
+            shapes[name.replace("to_q_global_0", "to_q_global_9999")] = shapes[name]
+        else:
+            shapes[name] = shape
+    with pytest.raises(UserError):
+        config = infer_config(shapes, image_size=None, stored_size=None)
+        check_same_names_and_shapes(
+            {name: np.broadcast_to(0, shape) for name, shape in shapes.items()},
+            parameter_shapes(config),
+            "refused",
+            "in the end",
+        )

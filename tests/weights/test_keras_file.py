@@ -75,13 +75,80 @@ def test_a_huge_declared_shape(tmp_path, files, rejects):
         assert "declares 281,474,97" in rejects(source)
 
 
-def test_values_that_were_never_written(tmp_path, files, rejects):
-    source = tmp_path / "hollow.weights.h5"
+def _forge(files, source, name, change):
+    """A Keras 3 file at `source`, of whose dataset `name` only what `change(file, name)` makes is left."""
     shutil.copy(files / "micro.gcvit_tf.weights.h5", source)
     with h5py.File(source, "a") as file:
-        del file["head/vars/0"]
-        file.create_dataset("head/vars/0", (64, 10), np.float32)
-    assert "holds no such values" in rejects(source)
+        del file[name]
+        change(file, name)
+    return source
+
+
+@pytest.mark.parametrize("written", [0, 32])
+@pytest.mark.parametrize(
+    "options",
+    [{"chunks": None}, {"chunks": (8, 10)}, {"chunks": (8, 10), "compression": "gzip", "fillvalue": 0.5}],
+    ids=["whole", "in chunks", "compressed"],
+)
+def test_values_that_were_never_written(tmp_path, files, rejects, options, written):
+    def change(file, name):
+        values = file.create_dataset(name, (64, 10), np.float32, **options)
+        if written and options["chunks"]:  # An array that is stored whole is also allocated whole.
+            values[:written] = 1
+
+    source = _forge(files, tmp_path / "hollow.weights.h5", "head/vars/0", change)
+    assert "head/vars/0 declares (64, 10) but holds no such values" in rejects(source)
+
+
+def test_values_in_compressed_chunks_are_read(tmp_path, files, assert_same_tree):
+    with h5py.File(files / "micro.gcvit_tf.weights.h5") as file:
+        values = file["head/vars/0"][()]
+    source = _forge(
+        files,
+        tmp_path / "chunks.weights.h5",
+        "head/vars/0",
+        lambda file, name: file.create_dataset(name, data=values, chunks=(7, 3), compression="gzip"),
+    )
+    for path, folder in ((source, "chunks"), (files / "micro.gcvit_tf.weights.h5", "plain")):
+        convert(path, tmp_path / folder)
+    assert_same_tree(load_model(tmp_path / "chunks")[1], load_model(tmp_path / "plain")[1])
+
+
+def test_a_chunk_far_larger_than_the_file(tmp_path, files, rejects):
+    """Reading its few values would take the memory of all of it."""
+
+    def change(file, name):
+        options = {"chunks": (4096, 4096), "maxshape": (None, None), "compression": "gzip"}
+        file.create_dataset(name, data=np.ones((64, 10), np.float32), **options)
+
+    source = _forge(files, tmp_path / "x.weights.h5", "head/vars/0", change)
+    assert "head/vars/0 declares chunks of 67,108,864 bytes" in rejects(source)
+
+
+def test_a_dataset_without_values(tmp_path, files, rejects):
+    def change(file, name):
+        file[name] = h5py.Empty("f4")
+
+    assert "head/vars/1 is a dataset without values" in rejects(
+        _forge(files, tmp_path / "x.weights.h5", "head/vars/1", change)
+    )
+
+
+def test_an_attribute_that_is_no_name_of_a_type(tmp_path, files, rejects):
+    def change(file, name):
+        file[name] = np.zeros(10, "V2")
+        file[name].attrs["dtype"] = np.array([b"bfloat16", b"float32"])
+
+    assert "head/vars/1 is |V2" in rejects(_forge(files, tmp_path / "x.weights.h5", "head/vars/1", change))
+
+
+def test_a_missing_keras_2_weight(tmp_path, files, rejects):
+    shutil.copy(files / "micro.gcvit_tf_keras2.h5", tmp_path / "x.h5")
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        names = []
+        file.visititems(lambda name, item: names.append(name) if "levels_0/blocks_1/norm1/gamma" in name else None)
+        del file[names[0]]
+    assert "1 missing: levels.0.blocks.1.norm1.weight;" in rejects(tmp_path / "x.h5")
 
 
 def test_a_missing_keras_layer(tmp_path, files, rejects):

@@ -3,11 +3,11 @@ import zipfile
 import h5py
 import pytest
 
+from gcvit_flax.model.tree import parameter_shapes
 from gcvit_flax.variants import VARIANTS
 from gcvit_flax.weights.convert import convert
 from gcvit_flax.weights.matching import match, names_in
 from gcvit_flax.weights.model_folder import load_model
-from gcvit_flax.weights.tree import parameter_shapes
 
 
 @pytest.mark.parametrize("family", ["official", "timm", "keras_io", "gcvit_tf"])

@@ -1,3 +1,4 @@
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -12,17 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from small import flips, full_disk
+from small import flips, full_disk, random_variables
 
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT, create_model
-from gcvit_flax.weights import checksums, model_folder, save_folder
+from gcvit_flax.model.tree import flatten, parameter_shapes, unflatten
+from gcvit_flax.weights import checksums, model_folder, params_checkpoint, save_folder
 from gcvit_flax.weights.folder_config import read_folder_config
-from gcvit_flax.weights.model_folder import load_model, save_model
-from gcvit_flax.weights.tree import flatten, unflatten
+from gcvit_flax.weights.model_folder import load_model, load_with_description, save_model
 
 NAMES = [f"class {i}" for i in range(10)]
+_SIDES_OF_A_MILLION = {"image_size": [2**20] * 2, "window_size": [[2**15] * 2, [2**15] * 2, [2**16] * 2, [2**15] * 2]}
 
 
 @pytest.fixture
@@ -90,6 +92,44 @@ def test_a_folder_that_is_saved_again_while_it_is_read(saved, micro, monkeypatch
 
     monkeypatch.setattr(module, name, call_late)
     assert_same_tree(load_model(saved)[1], doubled)
+
+
+def test_a_folder_that_another_model_replaces_while_it_is_read(saved, micro, monkeypatch, assert_same_tree):
+    """The network, the parameters and the class names are all the other model's, not adapted to the first one's."""
+    other = create_model(micro[0].config, num_classes=3)
+    variables = random_variables(other.config)
+
+    def restore_late(*arguments):
+        monkeypatch.undo()
+        save_model(saved, other, variables, class_names=["a", "b", "c"])
+        return params_checkpoint.restore_params(*arguments)
+
+    monkeypatch.setattr(model_folder, "restore_params", restore_late)
+    model, loaded, folder_config = load_with_description(saved)
+    assert model == other and folder_config["class_names"] == ["a", "b", "c"]
+    assert_same_tree(loaded, variables)
+
+
+def test_readers_of_a_folder_that_is_replaced_again_and_again(saved, micro):
+    """Whatever the moment: each time one of the two models, whole."""
+    read = set()
+
+    def write(count):
+        model = create_model(micro[0].config, num_classes=count)
+        filled = {name: np.full(leaf.shape, count, np.float32) for name, leaf in parameter_shapes(model.config).items()}
+        save_model(saved, model, {"params": unflatten(filled)}, class_names=[str(count)] * count)
+
+    write(3)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        writer = pool.submit(lambda: [write(count) for count in [5, 3] * 6])
+        while not writer.done():
+            model, variables, folder_config = load_with_description(saved)
+            count = model.config.num_classes
+            assert all((leaf == count).all() for leaf in jax.tree.leaves(jax.device_get(variables)))
+            assert folder_config["class_names"] == [str(count)] * count
+            read.add(count)
+        writer.result()
+    assert read == {3, 5}
 
 
 def test_a_path_with_the_characters_of_a_pattern(tmp_path, micro):
@@ -167,6 +207,20 @@ def test_parameters_that_do_not_fit_are_not_saved(tmp_path, micro):
         save_model(tmp_path / "m", micro[0], {"params": unflatten(flat)})
     for part in ("1 missing: norm/scale", "1 unexpected: extra/kernel", "head/bias (3,) instead of (10,)"):
         assert part in str(error.value)
+    for variables, found in (
+        (micro[1]["params"], 'a dict of head, levels_0, levels_1 and 4 more: expected {"params"'),
+        ({"params": 3}, "a dict of params: expected"),
+        (None, "a NoneType: expected"),
+        ({}, "a dict of nothing: expected"),
+        ({"params": micro[1]["params"] | {"norm": {"scale": None, "bias": "x"}}}, "norm/scale NoneType instead of"),
+        ({"params": micro[1]["params"] | {0: np.zeros(2)}}, "1 unexpected: 0"),
+        (
+            {"params": jax.tree.map(lambda leaf: leaf.astype(np.complex64), micro[1]["params"])},
+            "is complex64, expected",
+        ),
+    ):
+        with pytest.raises(UserError, match=found):
+            save_model(tmp_path / "m", micro[0], variables)
     with pytest.raises(UserError, match="2 class names for a head of 10 classes"):
         save_model(tmp_path / "m", *micro, class_names=["a", "b"])
     assert not list(tmp_path.iterdir())
@@ -191,6 +245,10 @@ def test_other_folders_are_refused(tmp_path, saved):
     with pytest.raises(UserError, match="not a model folder's"):
         read_folder_config(saved)
     (saved / "config.json").write_text(text)
+    (saved / "config.json").write_text('{"a":' * 100_000)
+    with pytest.raises(UserError, match="not JSON"):
+        read_folder_config(saved)
+    forged = json.loads(text)
     for changes, message in (
         ({"format_version": 99}, "format version 99"),
         ({"config": {"dim": 3}}, "describes no network"),
@@ -198,6 +256,17 @@ def test_other_folders_are_refused(tmp_path, saved):
         ({"checkpoint": "params-gone"}, "missing or damaged"),
         ({"checkpoint": "../m"}, "wrong class_names or checkpoint"),
         ({"class_names": ["a"]}, "wrong class_names or checkpoint"),
+        ({"class_names": [*NAMES[1:], 3]}, "wrong class_names or checkpoint"),
+        ({"provenance": ["here"]}, "wrong provenance"),
+        (
+            {"config": forged["config"] | {"embed_dim": "8"}},
+            "describes no network .embed_dim must be an integer from 4",
+        ),
+        ({"config": forged["config"] | {"depths": [10**9] * 4}}, "depths must be an integer from 1 to 65536"),
+        ({"config": forged["config"] | {"layer_scale": [1]}}, "layer_scale must be a finite number or None"),
+        ({"config": forged["config"] | _SIDES_OF_A_MILLION}, "image_size must be an integer from 1 to 65536"),
+        ({"preprocessing": forged["preprocessing"] | {"std": [1, 0, 1]}}, "std not 0"),
+        ({"preprocessing": forged["preprocessing"] | {"image_size": [1e3, float("inf")]}}, "image_size must be an int"),
     ):
         (saved / "config.json").write_text(text)
         _edit_config(saved, **changes)
@@ -273,12 +342,21 @@ def test_missing_or_damaged_parameters_are_refused(saved, pattern):
         load_model(saved)
 
 
+def test_metadata_with_another_key_are_refused(saved):
+    (listed,) = saved.glob("params-*/checksums.txt")
+    listed.unlink()
+    (path,) = saved.glob("params-*/_METADATA")
+    path.write_bytes(path.read_bytes().replace(b"value_metadata", b"value_metadat?"))
+    with pytest.raises(UserError, match="is missing or damaged"):
+        load_model(saved)
+
+
 def test_saved_from_a_state_replicated_over_devices(tmp_path, micro, assert_same_tree):
     save_model(tmp_path / "one", *micro)
     script = """
 import sys, jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from gcvit_flax.weights.model_folder import load_model, save_model
+from gcvit_flax.weights.model_folder import load_model, load_with_description, save_model
 assert len(jax.devices()) == 2
 model, variables = load_model(sys.argv[1])
 everywhere = NamedSharding(Mesh(jax.devices(), "x"), PartitionSpec())

@@ -1,8 +1,8 @@
+from gcvit_flax.model.tree import parameter_shapes
 from gcvit_flax.variants import VARIANTS
 from gcvit_flax.weights.matching import match, names_in
 from gcvit_flax.weights.names import TABLE
 from gcvit_flax.weights.tensors import shape_as_ours
-from gcvit_flax.weights.tree import parameter_shapes
 
 
 def test_timms_names_and_shapes(files):

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from gcvit_flax.config import GCViTConfig
 from gcvit_flax.model.gcvit import create_model
+from gcvit_flax.model.tree import unflatten
 from gcvit_flax.weights.convert import convert
 from gcvit_flax.weights.model_folder import load_model, save_model
 from gcvit_flax.weights.read import read_config, read_parameters
 from gcvit_flax.weights.recognize import open_weight_file
-from gcvit_flax.weights.tree import unflatten
 from gcvit_flax.weights.write import write_weights
 
 EVERY_TARGET = (

@@ -1,5 +1,6 @@
 """Damaged and forged PyTorch files: one sentence, exit status 1, nothing run, nothing written."""
 
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -7,9 +8,9 @@ import pytest
 import torch_pickle
 from torch_pickle import Call, Global
 
+from gcvit_flax.model.tree import flatten
 from gcvit_flax.weights.convert import convert
 from gcvit_flax.weights.model_folder import load_model
-from gcvit_flax.weights.tree import flatten
 
 
 @pytest.mark.parametrize(
@@ -80,3 +81,38 @@ def test_a_missing_storage(tmp_path, official, rejects):
     storages = {keys[name]: values for name, values in official.items() if name != "head.weight"}
     torch_pickle.write(tmp_path / "x.pth", state, storages)
     assert f"archive/data/{keys['head.weight']} cannot be read" in rejects(tmp_path / "x.pth")
+
+
+def test_a_tensor_instead_of_a_storage(tmp_path, official, rejects):
+    keys = {name: str(index) for index, name in enumerate(official)}
+    state = {name: torch_pickle.tensor(values, keys[name]) for name, values in official.items()}
+    inner = state["head.weight"]
+    state["head.weight"] = Call(inner.function, (inner, *inner.arguments[1:]))
+    torch_pickle.write(
+        tmp_path / "x.pth", {"state_dict": state}, {keys[name]: values for name, values in official.items()}
+    )
+    assert "damaged pickle (a tensor in a Tensor instead of a storage)" in rejects(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("shape", [(1,) * 70, (0, 2**62, 2**62)], ids=["seventy axes", "no values"])
+def test_shapes_that_no_array_can_have(tmp_path, official, rejects, shape):
+    keys = {name: str(index) for index, name in enumerate(official)}
+    state = {name: torch_pickle.tensor(values, keys[name]) for name, values in official.items()}
+    state["norm.weight"] = torch_pickle.tensor(official["norm.weight"], keys["norm.weight"], shape, (1,) * len(shape))
+    torch_pickle.write(
+        tmp_path / "x.pth", {"state_dict": state}, {keys[name]: values for name, values in official.items()}
+    )
+    message = rejects(tmp_path / "x.pth")
+    assert "norm.weight (1, 1, 1, 1" in message or "declares" in message
+
+
+def test_a_small_pickle_that_asks_for_much_memory(tmp_path, rejects):
+    """Its one value is to be remembered under a number for which pickle's C code makes a table of 256 MB."""
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02Nr" + (2**24).to_bytes(4, "little") + b".")
+    tracemalloc.start()
+    try:
+        assert "holds no weights" in rejects(tmp_path / "x.pth")
+        assert tracemalloc.get_traced_memory()[1] < 1e8
+    finally:
+        tracemalloc.stop()

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch_pickle
 
+from gcvit_flax.model.tree import flatten
 from gcvit_flax.weights.convert import convert
 from gcvit_flax.weights.model_folder import load_model
-from gcvit_flax.weights.tree import flatten
 from gcvit_flax.weights.wrappers import without_wrappers
 
 WRAPPED = {

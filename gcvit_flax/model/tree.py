@@ -1,13 +1,15 @@
 """Parameter trees as flat dicts, "levels_0/blocks_1/attn/qkv/kernel" -> array, and the strict comparison of two."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from gcvit_flax.config import GCViTConfig
+from gcvit_flax.config import LEVEL_STRIDES, GCViTConfig
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.model.init import abstract_params
@@ -26,7 +28,7 @@ _SHOWN = 20  # Names in one error message; those of an unrelated file could fill
 
 def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
     """A nested parameter tree as {"a/b/c": leaf}."""
-    return flatten_dict(params, sep="/")
+    return {"/".join(map(str, path)): leaf for path, leaf in flatten_dict(params).items()}
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,19 +36,52 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return unflatten_dict(dict(flat), sep="/")
 
 
+def flat_parameters(model: GCViT, variables: Any) -> dict[str, Any]:
+    """The flat parameters in `variables`, {"params": tree}.
+
+    Raises:
+      UserError: `variables` is something else, or they are not those of `model`, whose parameters are not fused.
+    """
+    params = variables.get("params") if isinstance(variables, Mapping) else None
+    if not isinstance(params, Mapping):
+        found = f"a {type(variables).__name__}"
+        if isinstance(variables, Mapping):
+            found += f" of {listing(sorted(map(str, variables)), 3) or 'nothing'}"
+        raise UserError(f'the variables are {found}: expected {{"params": parameters}}, as `load_model` returns them')
+    flat = flatten(params)
+    expected, what = parameter_shapes(model.config), "the parameters do not fit the model"
+    check_same_names_and_shapes(flat, expected, what, "give this model's own")
+    wrong = [name for name, leaf in flat.items() if not jnp.issubdtype(leaf.dtype, jnp.floating)]
+    if wrong:
+        raise UserError(f"{what}: {wrong[0]} is {flat[wrong[0]].dtype}, expected floating-point numbers")
+    return flat
+
+
 def parameter_shapes(config: GCViTConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Name -> shape and dtype of each parameter of `config`'s network; nothing is computed."""
     # Blocks alternate between two kinds, so two per level stand for all of them: tracing every one would take seconds.
-    short = dataclasses.replace(config, depths=tuple(min(depth, 2) for depth in config.depths), **_SHAPELESS)
-    shapes = flatten(abstract_params(GCViT(short)))
-    repeated: dict[str, jax.ShapeDtypeStruct] = {}
+    # Of windows only the tables depend, and tracing large ones would take memory.
+    sides = _smallest_sides(config)
+    depths = tuple(min(depth, 2) for depth in config.depths)
+    short = dataclasses.replace(config, depths=depths, **sides, **_SHAPELESS)
+    traced = flatten(abstract_params(GCViT(short)))
+    shapes = dict(traced)
     for level, depth in enumerate(config.depths):
-        for block in range(2, depth):
+        rows = math.prod(2 * side - 1 for side in config.window_size[level])
+        for block in range(depth):
             like, prefix = f"levels_{level}/blocks_{block % 2}/", f"levels_{level}/blocks_{block}/"
-            repeated |= {
-                prefix + name.removeprefix(like): leaf for name, leaf in shapes.items() if name.startswith(like)
-            }
-    return {**shapes, **repeated}
+            shapes |= {prefix + name.removeprefix(like): leaf for name, leaf in traced.items() if name.startswith(like)}
+            table = f"{prefix}attn/relative_position_bias_table"
+            shapes[table] = jax.ShapeDtypeStruct((rows, config.num_heads[level]), shapes[table].dtype)
+    return shapes
+
+
+def _smallest_sides(config: GCViTConfig) -> dict[str, Any]:
+    """The smallest image and windows of which all query stages are those of `config`."""
+    windows_across = [2**stage for stage in config.query_stages]
+    side = max(stride * count for stride, count in zip(LEVEL_STRIDES, windows_across, strict=True))
+    windows = [(side // stride // count,) * 2 for stride, count in zip(LEVEL_STRIDES, windows_across, strict=True)]
+    return {"image_size": side, "window_size": tuple(windows)}
 
 
 def check_same_names_and_shapes(
@@ -80,5 +115,5 @@ def listing(names: Iterable[str], shown: int = _SHOWN) -> str:
     return ", ".join(names[:shown]) + more
 
 
-def _shape(leaf: Any) -> tuple[int, ...]:
-    return tuple(leaf.shape)
+def _shape(leaf: Any) -> tuple[int, ...] | str:
+    return tuple(leaf.shape) if hasattr(leaf, "shape") else type(leaf).__name__

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 
 from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.model.tree import flatten, parameter_shapes
 from gcvit_flax.variants import VARIANTS
-from gcvit_flax.weights.tree import flatten, parameter_shapes
 
 
 def test_shapes_are_those_of_the_network():
