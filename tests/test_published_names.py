@@ -44,4 +44,4 @@ def test_programs_take_a_name(run_command, cache, photos, tmp_path):
 
     shutil.rmtree(cache)
     error = run_command("-m", "gcvit_flax.predict", NAME, photo, status=1, **options).stderr
-    assert "huggingface.co" in error and "run again" in error and error.count("\n") == 1
+    assert "huggingface.co" in error and "check the network" in error and error.count("\n") == 1

@@ -21,6 +21,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from image_files_to_damage import Case, cases, damage
+from peak_memory import peak_memory
 
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.data.bands import pixel_type, read_picture
@@ -31,6 +32,7 @@ from gcvit_flax.data.random_crop import random_resized_crop
 from gcvit_flax.errors import UserError
 from gcvit_flax.variants import for_channels
 
+ROOT = Path(__file__).parents[2]
 MEMORY_BYTES = 3 * 2**30  # For the whole process: a decoded image at Pillow's limit takes 0.7 GB.
 SECONDS_PER_FILE = 60  # Of the processor, to read it in five ways: at Pillow's limit some seconds each.
 PATIENCE_SECONDS = 300  # For a process to end after its time: a file, and what hypothesis does with what it finds.
@@ -46,7 +48,7 @@ def fuzz(seconds: float, first_seed: int, folder: Path) -> dict[str, Any]:
     """
     command = [sys.executable, __file__, str(seconds), str(first_seed), str(folder)]
     # Each thread of OpenBLAS would reserve memory.
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OPENBLAS_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OPENBLAS_NUM_THREADS": "1"}
     try:
         process = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=seconds + PATIENCE_SECONDS
@@ -153,9 +155,15 @@ def main(seconds: float, first_seed: int, folder: Path) -> dict[str, Any]:
         except Exception as error:
             notes = "\n".join(getattr(error, "__notes__", []))
             found.append(f"{notes[:3000]}\n{traceback.format_exc()[-3000:]}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     took = {"seconds": round(time.monotonic() - start), "slowest_file_seconds": round(slowest, 2)}
-    return {**counts, "seed": first_seed, "rounds": rounds, **took, "peak_memory_mb": peak >> 20, "found": found}
+    return {
+        **counts,
+        "seed": first_seed,
+        "rounds": rounds,
+        **took,
+        "peak_memory_mb": peak_memory() >> 20,
+        "found": found,
+    }
 
 
 if __name__ == "__main__":
