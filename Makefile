@@ -19,7 +19,7 @@ test: $(INSTALLED)
 
 # The commands and the Python of all documents, as they are written.
 docs-check: $(INSTALLED)
-	$(RUN) -m pytest -q -m docs -n 2 --dist loadgroup
+	$(RUN) -m pytest -q -m docs -n 2
 
 # Longer loops: runs stopped a hundred times, on disk and in a bucket, sixty image sizes, dropout on different numbers
 # of devices, and damaged images and weight files, for a quarter of an hour each (FUZZ_SECONDS, FUZZ_SEED).

@@ -65,16 +65,20 @@ def reason(command: str) -> str | None:
     return next((why for start, why in ELSEWHERE.items() if command.startswith(start)), None)
 
 
-# A document's commands build on each other, and run in turn.
+# By the first document that has each.
 RUN = {command: document for command, document in commands().items() if not reason(command)}
-RUN_BY_DOCUMENT = [
-    pytest.param(command, marks=pytest.mark.xdist_group(document), id=command) for command, document in RUN.items()
-]
 NOT_RUN = [command for command in [*commands(), *commands_of_tables()] if command not in RUN]
 
 
-@pytest.mark.parametrize("command", RUN_BY_DOCUMENT)
-def test_command(command, folder, environment):
+@pytest.mark.parametrize("document", dict.fromkeys(RUN.values()))
+def test_commands(document, folder, environment, subtests):
+    """In turn, since a document's commands build on each other."""
+    for command in (command for command, name in RUN.items() if name == document):
+        with subtests.test(command):
+            follow(command, folder, environment)
+
+
+def follow(command: str, folder: Path, environment: dict[str, str]) -> None:
     if command.startswith("for "):  # The recipe ends these runs.
         run(["bash", "-c", re.sub(r"\bpython\b", shlex.quote(sys.executable), command)], folder, environment)
         return
