@@ -1,9 +1,8 @@
 """Our GCViT beside another's, on the same work: `python -m benchmarks.compare --peer timm --task train`.
 
-Both take turns in one process, on the same images; ratios are the peer's time over ours. Compile time (the first
-run minus the second) and peak memory are measured in a separate process for each side. Inference is `Predictor`.
-Training is the trainer's own step on uint8 images (forward, backward, AdamW, clipping to a global norm, drop path),
-without augmentation, against the same in the peer.
+Each side has a process of its own, and they take turns; ratios are the peer's time over ours. Compile time is the
+first run minus the second. Inference is `Predictor`. Training is the trainer's own step on uint8 images (forward,
+backward, AdamW, clipping to a global norm, drop path), without augmentation, against the same in the peer.
 """
 
 import dataclasses
@@ -12,17 +11,19 @@ import json
 import os
 import statistics
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 from benchmarks.processes import rows_of
-from benchmarks.timing import seconds_of, take_turns
+from benchmarks.timing import seconds_of
 from gcvit_flax.cli import run_cli
 from gcvit_flax.errors import UserError
 
 # Both sides must fit on one GPU.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+_TURN_SECONDS = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +36,10 @@ class Comparison:
     batch: int = 8
     image_size: int = 224
     dtype: Literal["float32", "bfloat16"] = "float32"
-    # timm (PyTorch, channels_last), keras (the package gcvit, on TensorFlow) or none.
-    peer: Literal["timm", "keras", "none"] = "timm"
-    # Timed rounds of each side, after two to warm up.
+    # timm (PyTorch, channels_last), the same network in openvino or onnxruntime (inference alone), keras (the package
+    # gcvit, on TensorFlow) or none.
+    peer: Literal["timm", "openvino", "onnxruntime", "keras", "none"] = "timm"
+    # Turns of each side, of one run, or of as many as take 0.3 seconds.
     rounds: int = 10
     # Compile the timm model with torch.compile.
     compile_peer: bool = False
@@ -64,27 +66,42 @@ def main() -> None:
 
 
 def compare(options: Comparison) -> dict:
-    """Times of both sides in turns, and what each needs alone."""
+    """Times of both sides in turns, and what each needs."""
     names = ["ours"] if options.peer == "none" else ["peer", "ours"]  # The peer first: it may not be installed.
-    # Before this process grows: what it starts would inherit its peak memory.
-    alone = {name: _in_a_process(options, name) for name in names}
-    sides = {name: _make(options, name) for name in names}
-    times = take_turns({name: side.run for name, side in sides.items()}, options.rounds)
-    results = {"options": dataclasses.asdict(options), "machine": sides["ours"].machine}
+    sides = {name: rows_of(measure, options, name, what=f"{name} at batch {options.batch}") for name in names}
+    results = {"options": dataclasses.asdict(options)} | {name: next(side) for name, side in sides.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(options.rounds):
+        for name, side in sides.items():
+            seconds[name] += next(side)
+    for name, side in sides.items():
+        results[name] |= next(side) | _summary(seconds[name], options.batch)
     for name in names:
-        results[name] = alone[name] | _summary(times[name], options.batch) | {"what": sides[name].what}
-        results[name]["gflop_per_second"] = sides["ours"].flops() / results[name]["median_s"] / 1e9
+        results[name]["gflop_per_second"] = results["ours"]["flops"] / results[name]["median_s"] / 1e9
     if "peer" in results:
         results["ratio"] = results["peer"]["median_s"] / results["ours"]["median_s"]
         results["ratio_of_minima"] = results["peer"]["min_s"] / results["ours"]["min_s"]
         results["memory_ratio"] = results["ours"]["peak_memory_gib"] / results["peer"]["peak_memory_gib"]
-    results["ceilings"] = sides["ours"].ceilings()
     return results
 
 
-def _make(options: Comparison, name: str):
+def measure(options: Comparison, name: str) -> Iterator[Any]:
+    """What compiling takes; then the seconds of the runs of each turn; then peak memory and what else a side knows."""
     module = "benchmarks.ours" if name == "ours" else f"benchmarks.{options.peer}_peer"
-    return importlib.import_module(module).Side(options)
+    side = importlib.import_module(module).Side(options)
+    first, second = seconds_of(side.run), seconds_of(side.run)
+    yield {"what": side.what, "compile_s": first - second}
+    for _ in range(options.rounds):
+        yield _turn(side.run)
+    yield {"peak_memory_gib": side.peak_memory()} | (side.facts() if name == "ours" else {})
+
+
+def _turn(run) -> list[float]:
+    """The seconds of each run; where there are several, without the first, which finds the other side in the cache."""
+    seconds: list[float] = []
+    while sum(seconds) < _TURN_SECONDS:
+        seconds.append(seconds_of(run))
+    return seconds[1:] or seconds
 
 
 def _summary(seconds: list[float], batch: int) -> dict:
@@ -92,24 +109,11 @@ def _summary(seconds: list[float], batch: int) -> dict:
     return {"median_s": median, "min_s": min(seconds), "images_per_second": batch / median}
 
 
-def _in_a_process(options: Comparison, name: str) -> dict:
-    """`_measure_alone` in a process of its own."""
-    (result,) = rows_of(_measure_alone, options, name, what=f"{name} at batch {options.batch}")
-    return result
-
-
-def _measure_alone(options: Comparison, name: str) -> Iterator[dict]:
-    side = _make(options, name)
-    first, *seconds = [seconds_of(side.run) for _ in range(4)]
-    memory = side.peak_memory()
-    yield {"compile_s": first - seconds[0], "peak_memory_gib": memory} | _summary(seconds, options.batch)
-
-
 def _sweep(options: Comparison) -> None:
     """Ours alone at batch, 2 batch, 4 batch ... until one fails."""
     while True:
         try:
-            ours = _in_a_process(options, "ours")
+            ours = compare(dataclasses.replace(options, peer="none"))["ours"]
         except UserError as error:
             print(f"batch {options.batch}: {error}")
             return
@@ -120,7 +124,7 @@ def _sweep(options: Comparison) -> None:
 
 def _describe(options: Comparison, results: dict) -> str:
     size = f"{options.image_size} px, batch {options.batch}, {options.dtype}"
-    lines = [f"{options.task} {options.variant}, {size}, on {results['machine']}"]
+    lines = [f"{options.task} {options.variant}, {size}, on {results['ours']['machine']}"]
     for name in ("ours", "peer"):
         if name not in results:
             continue
@@ -135,7 +139,7 @@ def _describe(options: Comparison, results: dict) -> str:
             f"ours is {results['ratio']:.2f} times as fast (medians; minima {results['ratio_of_minima']:.2f}), with "
             f"{results['memory_ratio']:.2f} times the memory"
         )
-    ceilings = results["ceilings"]
+    ceilings = results["ours"]["ceilings"]
     share = results["ours"]["gflop_per_second"] / ceilings["matmul_gflop_per_second"]
     lines.append(
         f"ceilings: matrix product {ceilings['matmul_gflop_per_second']:.0f} GFLOP/s (ours reaches {share:.0%}), copy "

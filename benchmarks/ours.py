@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.processor import describe_processor
 from gcvit_flax.devices import choose_devices, simulate_devices
 from gcvit_flax.inference import Predictor
 from gcvit_flax.model.gcvit import GCViT, create_model
@@ -68,7 +69,6 @@ class Side:
         simulate_devices(options.devices)
         self._dtype = jnp.dtype(options.dtype)
         self._start = (self._inference if options.task == "infer" else self._training)(options, network)
-        self.machine = f"{jax.devices()[0].device_kind}, JAX {jax.__version__}"
         self.what = f"gcvit_flax, {len(self._devices)} x {jax.default_backend()}"
 
     def run(self, calls: int = 1) -> None:
@@ -108,8 +108,14 @@ class Side:
         """Peak memory in GiB."""
         return peak_memory(self._devices)
 
-    def ceilings(self) -> dict[str, float]:
-        """What one large matrix product and one large copy reach on the same device."""
+    def facts(self) -> dict[str, Any]:
+        """The operations of a run, the machine, and what one large matrix product and one large copy reach on it."""
+        device = jax.devices()[0]
+        kind = describe_processor() if device.platform == "cpu" else device.device_kind
+        machine = f"{kind}, JAX {jax.__version__}"
+        return {"flops": self.flops(), "machine": machine, "ceilings": self._ceilings()}
+
+    def _ceilings(self) -> dict[str, float]:
         side = _MATRIX_SIDE[jax.default_backend()]
         square = jnp.ones((side, side), self._dtype)
         product = _best_seconds(jax.jit(jnp.matmul), square, square)

@@ -21,19 +21,20 @@ class OutOfTimeError(Exception):
 def rows_of(
     function: Callable[..., Iterator[Any]], *arguments: Any, what: str, deadline: float | None = None
 ) -> Iterator[Any]:
-    """What the generator `function(*arguments)` yields, computed in a new process, as soon as it is there.
+    """What the generator `function(*arguments)` yields, each row computed in a new process when it is asked for.
 
     Raises:
       UserError: the process died or failed, which it says of `what`, or raised one itself.
       OutOfTimeError: it has not ended by `deadline`, a time of time.monotonic(), and was killed.
     """
     context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
+    receiver, sender = context.Pipe()
     process = context.Process(target=_send_rows, args=(sender, function, arguments), daemon=True)
     process.start()
     sender.close()  # So that the end of the process is the end of the pipe.
     try:
         while True:
+            receiver.send("next")
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and (left <= 0 or not receiver.poll(left)):
                 raise OutOfTimeError
@@ -46,7 +47,7 @@ def rows_of(
                 process.join(_SECONDS_TO_END)
                 return
             yield row
-    except EOFError:
+    except (EOFError, BrokenPipeError, ConnectionResetError):
         process.join()
         raise UserError(
             f"{what} ended with status {process.exitcode}: if its own message is not above, it was killed by the "
@@ -60,12 +61,14 @@ def rows_of(
 
 
 def _send_rows(sender: Connection, function: Callable[..., Iterator[Any]], arguments: tuple) -> None:
-    """Sends each row, and then None or the error that ended them."""
+    """Sends a row for each request, and then None or the error that ended them."""
     os.setpgrp()  # So that what it starts, torch.compile's workers say, ends with it.
     end: Exception | None = None
     try:
+        sender.recv()
         for row in function(*arguments):
             sender.send(row)
+            sender.recv()
     except UserError as error:
         end = error
     except RuntimeError as error:  # JAX's and PyTorch's, where an allocation fails; they cannot all be sent.

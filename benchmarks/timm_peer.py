@@ -1,5 +1,6 @@
 """timm's side of `benchmarks.compare`: PyTorch, channels last."""
 
+import importlib.metadata
 import importlib.util
 
 import numpy as np
@@ -10,7 +11,21 @@ from gcvit_flax.errors import UserError
 from gcvit_flax.training.report.timing import peak_memory
 from gcvit_flax.variants import VARIANTS
 
-_INSTALL = "pip install torch==2.13.0 && pip install --no-deps torchvision==0.28.0 && pip install timm==1.0.31"
+INSTALL = "pip install torch==2.13.0 && pip install --no-deps torchvision==0.28.0 && pip install timm==1.0.31"
+
+
+def create(variant: str, image_size: int, drop_path_rate: float = 0.0):
+    """timm's network.
+
+    Raises:
+      UserError: (a ValueError) timm has no such variant.
+    """
+    from benchmarks.timm_import import timm
+
+    names = timm.list_models("gcvit*")
+    if variant not in names:
+        raise UserError(f"timm has no {variant}: choose one of {', '.join(names)}")
+    return timm.create_model(variant, img_size=image_size, drop_path_rate=drop_path_rate)
 
 
 class Side:
@@ -18,22 +33,18 @@ class Side:
 
     def __init__(self, options):
         if importlib.util.find_spec("torch") is None or importlib.util.find_spec("timm") is None:
-            raise UserError(f"--peer timm needs timm and PyTorch, which are not installed here: {_INSTALL}")
+            raise UserError(f"--peer timm needs timm and PyTorch, which are not installed here: {INSTALL}")
         import torch
-
-        from benchmarks.timm_import import timm
 
         self._torch = torch
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._dtype = getattr(torch, options.dtype)
-        names = timm.list_models("gcvit*")
-        if options.variant not in names:
-            raise UserError(f"timm has no {options.variant}: choose one of {', '.join(names)}")
         rate = VARIANTS[options.variant].drop_path_rate if options.task == "train" else 0.0
-        model = timm.create_model(options.variant, img_size=options.image_size, drop_path_rate=rate)
-        self._model = model.to(self._device, memory_format=torch.channels_last)
+        self._model = create(options.variant, options.image_size, rate).to(
+            self._device, memory_format=torch.channels_last
+        )
         how = ("torch.compile" if options.compile_peer else "eager") + ", channels_last"
-        self.what = f"timm {timm.__version__}, PyTorch {torch.__version__} {how}, {self._device.type}"
+        self.what = f"timm {importlib.metadata.version('timm')}, PyTorch {torch.__version__} {how}, {self._device.type}"
         self._start = (self._inference if options.task == "infer" else self._training)(options)
 
     def run(self, calls: int = 1) -> None:

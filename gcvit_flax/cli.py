@@ -83,7 +83,7 @@ def program_name(default: str) -> str:
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """Adds the model folder and the images that a program applies it to."""
+    """Adds the model folder, the images that a program applies it to, and what it computes in."""
     parser.add_argument("model", metavar="MODEL_DIR", help=MODEL_HELP)
     parser.add_argument(
         "inputs",
@@ -91,6 +91,12 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="image files, folders (all images below), quoted patterns such as 'photos/**/*.jpg', or - to read paths "
         "from standard input, one per line",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="what products are computed in: bfloat16 is faster on accelerators and on CPUs with instructions for it",
     )
 
 

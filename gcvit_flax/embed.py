@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"the last argument is the file to write, whose name must end in .npz, got {options.out}")
     check_replaceable(options.out, "a file")
 
-    predictor, preprocessing = _open(options.model, options.maps)
+    predictor, preprocessing = _open(options.model, options.maps, options.dtype)
     names, features = [], []
     for path, result in apply_to_files(predictor, preprocessing, paths, options.batch_size):
         if isinstance(result, UserError):
@@ -74,10 +74,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _open(model_dir: str, level: int | None) -> "tuple[Predictor, Preprocessing]":
+def _open(model_dir: str, level: int | None, dtype: str) -> "tuple[Predictor, Preprocessing]":
     """The model in a folder as a function of images to the features that are asked for, and its preprocessing."""
     # Slow to import, and needed only after the command line is checked.
     import jax
+    import jax.numpy as jnp
 
     from gcvit_flax.devices import enable_compilation_cache, simulate_devices
     from gcvit_flax.inference import Predictor
@@ -85,11 +86,11 @@ def _open(model_dir: str, level: int | None) -> "tuple[Predictor, Preprocessing]
     from gcvit_flax.weights.model_folder import load_model
 
     def level_map(network: GCViT, images: jax.Array) -> jax.Array:
-        return network.features(images)[level or 0]
+        return network.features(images)[level or 0].astype(jnp.float32)
 
     simulate_devices()
     enable_compilation_cache()
-    model, variables = load_model(model_dir)
+    model, variables = load_model(model_dir, dtype=jnp.dtype(dtype))
     return Predictor(model, variables, "embed" if level is None else level_map), model.preprocessing
 
 

@@ -19,4 +19,7 @@ def summarize_error(error: Exception) -> str:
     """The first line of an error's message, or its type: for the inside of a sentence."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     line = re.sub(r" \[[\w ]+='.*", "", line)  # TensorStore ends its messages with [name='value'] of everything.
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+    if len(line) <= _LONGEST:
+        return line
+    half = _LONGEST // 2  # What was done is named at the beginning, and the reason at the end.
+    return f"{line[:half]} ... {line[-half:]}"

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pictures = heat_map_paths(options.heatmap, paths) if options.heatmap else {}
     # Between Pillow's two limits, 90 and 180 megapixels, it warns; above, it refuses.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    model, variables, names = open_classifier(options.model, whole=options.whole)
+    model, variables, names = open_classifier(options.model, whole=options.whole, dtype=options.dtype)
     chosen = None if options.heatmap_class is None else class_index(options.heatmap_class, names)
     if pictures:
         from gcvit_flax.visualize.grad_cam import draw_heat_map  # Slow to import.
@@ -150,20 +150,26 @@ def _as_table(path: str, result: list[dict[str, Any]]) -> str:
     return "\n".join([path, *(f"  {entry['probability']:7.2%}  {entry['class']}" for entry in result)])
 
 
-def open_classifier(model_dir: str, whole: bool = False) -> "tuple[GCViT, dict[str, Any], list[str]]":
+def open_classifier(
+    model_dir: str, whole: bool = False, dtype: str = "float32"
+) -> "tuple[GCViT, dict[str, Any], list[str]]":
     """The model in a folder, its variables and its class names; with `whole`, the model takes images of any size.
 
     Raises:
       UserError: (a ValueError) a folder that is not a model with a head.
     """
     # Slow to import, and needed only after the command line is checked.
+    import jax.numpy as jnp
+
     from gcvit_flax.devices import enable_compilation_cache, simulate_devices
     from gcvit_flax.weights.folder_config import class_names
     from gcvit_flax.weights.model_folder import load_with_description
 
     simulate_devices()
     enable_compilation_cache()
-    model, variables, folder_config = load_with_description(model_dir, pad_to_windows=whole or None)
+    model, variables, folder_config = load_with_description(
+        model_dir, pad_to_windows=whole or None, dtype=jnp.dtype(dtype)
+    )
     if not model.config.num_classes:
         raise UserError(f"{model_dir} has no classifier head (num_classes is 0): predict needs a model with classes")
     return model, variables, class_names(folder_config)

@@ -7,6 +7,7 @@ import os
 import pkgutil
 import time
 
+import jax
 import pytest
 from small import ROOT
 
@@ -26,13 +27,23 @@ def test_compare_reports_what_ours_takes(run_command):
     assert 0 < ours["min_s"] <= ours["median_s"]
     assert ours["images_per_second"] == 2 / ours["median_s"]
     assert ours["gflop_per_second"] > 0 and ours["compile_s"] > 0 and 0 < ours["peak_memory_gib"] < 16
-    assert results["ceilings"]["matmul_gflop_per_second"] > 0
+    assert " cores of " in ours["machine"] and f"JAX {jax.__version__}" in ours["machine"]
+    assert ours["ceilings"]["matmul_gflop_per_second"] > 0
     assert "ratio" not in results
 
 
-def test_compare_says_how_to_install_a_peer(run_command):
-    done = run_command("-m", "benchmarks.compare", "--peer", "timm", PYTHONPATH=str(ROOT), status=1)
-    assert "pip install torch" in done.stderr and "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--peer", "timm"], "pip install torch"),
+        (["--peer", "openvino"], "pip install torch"),
+        (["--peer", "onnxruntime", "--task", "train"], "--peer onnxruntime is for inference"),
+        (["--peer", "onnxruntime", "--dtype", "bfloat16"], "leave out --dtype bfloat16"),
+    ],
+)
+def test_compare_says_what_a_peer_cannot_do_and_how_to_install_it(run_command, options, said):
+    done = run_command("-m", "benchmarks.compare", *options, PYTHONPATH=str(ROOT), status=1)
+    assert said in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_compare_refuses_no_rounds(run_command):
@@ -123,9 +134,10 @@ def test_accelerator_replaces_every_kernel_of_the_network_in_the_plain_form():
             for module in modules
             for name, value in vars(module).items()
             if not inspect.ismodule(value) and getattr(value, "__module__", "").startswith(kernels.__name__ + ".")
-            if value.__module__ != kernels.plain.__name__
-            # These compute nothing, and mbconv is called where fit_kernels says so.
-            and name not in ("split_heads", "AttentionSettings", "wide_type", "widen", "mbconv")
+            if value.__module__ not in (kernels.plain.__name__, kernels.narrow.__name__)
+            # These compute nothing, mbconv is called where fit_kernels says so, and the last where kernels are narrow.
+            and name
+            not in ("split_heads", "AttentionSettings", "wide_type", "widen", "mbconv", "strided_conv3x3_by_rows")
         }
 
     assert used()

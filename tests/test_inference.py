@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import TINY, random_variables
@@ -51,3 +52,12 @@ def test_parameters_of_another_kind_are_refused(change):
     variables = change(random_variables(TINY)["params"])
     with pytest.raises(gcvit_flax.UserError, match=r'expected {"params": parameters}|2 missing: norm/bias, norm/scale'):
         gcvit_flax.Predictor(gcvit_flax.create_model(TINY), variables)
+
+
+def test_a_bfloat16_model_computes_in_float32_with_kernels_in_bfloat16_on_a_cpu():
+    model, variables = gcvit_flax.create_model(TINY), random_variables(TINY)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    expected = jax.jit(model.apply)(variables, images)
+    found = gcvit_flax.Predictor(model.clone(dtype=jnp.bfloat16), variables)(images)
+    error = np.abs(found - expected).max() / np.abs(expected).max()
+    assert found.dtype == np.float32 and 1e-5 < error < 1e-2

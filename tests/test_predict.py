@@ -53,6 +53,14 @@ def run(capsys, *arguments) -> tuple[int, list[dict], str]:
     return status, [json.loads(line) for line in output.out.splitlines()], output.err
 
 
+def test_bfloat16_changes_probabilities_a_little(model_dir, capsys):
+    image = draw("cat.png", 40, 40)
+    _, (exact,), _ = run(capsys, model_dir, image)
+    _, (rounded,), _ = run(capsys, model_dir, image, "--dtype", "bfloat16")
+    exact, rounded = ([entry["probability"] for entry in line["predictions"]] for line in (exact, rounded))
+    assert exact != rounded and rounded == pytest.approx(exact, rel=0.05)
+
+
 def test_results_match_the_model_in_order_and_broken_files_are_reported(model_dir, capsys):
     paths = [draw(f"{seed}.png", 32 + seed, 40, seed) for seed in range(5)]
     with open("poem.jpg", "w") as file:

@@ -38,7 +38,7 @@ ALLOWED = {
     "base": (),
     "data": ("base",),
     "model": ("base",),
-    "inference": ("model",),
+    "inference": ("base", "model"),
     "visualize": ("base", "data", "model"),
     "weights": ("base", "data", "model"),
     "tasks": ("base", "data", "model", "inference", "weights"),

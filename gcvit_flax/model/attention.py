@@ -10,6 +10,7 @@ from einops import rearrange
 from gcvit_flax.config import Size
 from gcvit_flax.model.kernels import plain
 from gcvit_flax.model.kernels.attention_by_heads import split_heads
+from gcvit_flax.model.kernels.narrow import is_narrower
 from gcvit_flax.model.kernels.windowed_attention import windowed_attention
 from gcvit_flax.model.layers import Dense, normal_init
 from gcvit_flax.model.position_bias import relative_position_bias, relative_position_bias_by_products
@@ -44,6 +45,9 @@ class WindowAttention(nn.Module):
 
         parts = 3 if query is None else 2
         qkv = Dense(parts * channels, use_bias=self.qkv_bias, dtype=self.dtype, name="qkv")(x)
+        kernel = self.variables["params"]["qkv"]["kernel"]
+        if is_narrower(kernel, self.dtype):  # Then so are the operands of the attention's own products.
+            qkv, query = jax.tree.map(lambda x: x.astype(kernel.dtype), (qkv, query))
         scale = head_dim**-0.5 if self.qk_scale is None else self.qk_scale
         bias = position_bias(self._bias_params(), self.window, self.bias_layout)
         # For callers that ask to see the logits, which the kernel does not return; `init` asks for everything.

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from gcvit_flax.model.by_platform import by_platform, is_watched
-from gcvit_flax.model.kernels.convolution import depthwise_conv3x3, strided_conv3x3
+from gcvit_flax.model.kernels.convolution import depthwise_conv3x3, strided_conv3x3, strided_conv3x3_by_rows
+from gcvit_flax.model.kernels.narrow import is_narrower
 from gcvit_flax.model.kernels.pointwise import add_bias, gelu
 from gcvit_flax.model.kernels.precision import widen
 from gcvit_flax.model.kernels.tpu.mbconv import Params, fit_kernels, mbconv
@@ -39,7 +40,10 @@ class StridedConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         in_channels = x.shape[-1]
         kernel = self.param("kernel", conv_init, (3, 3, in_channels, self.features))
-        x = strided_conv3x3(x, kernel.astype(self.dtype))
+        if is_narrower(kernel, self.dtype):
+            x = strided_conv3x3_by_rows(x, kernel)
+        else:
+            x = strided_conv3x3(x, kernel.astype(self.dtype))
         if self.use_bias:
             x = add_bias(x, self.param("bias", _stem_bias_init, (self.features,), in_channels))
         return x
@@ -85,7 +89,7 @@ class MBConv(nn.Module):
         """The residual by its layers."""
         y = gelu(DepthwiseConv(self.dtype, name="depthwise")(x))
         y = SqueezeAndExcitation(self.dtype, name="se")(y)
-        pointwise = nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, kernel_init=conv_init, name="pointwise")
+        pointwise = Dense(x.shape[-1], use_bias=False, dtype=self.dtype, kernel_init=conv_init, name="pointwise")
         return x + pointwise(y)
 
 

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gcvit_flax.model.kernels.narrow import product, promote_but_kernels
 from gcvit_flax.model.kernels.pointwise import layer_norm
 
 LAYER_NORM_EPSILON = 1e-5  # linen's default is 1e-6.
@@ -19,7 +20,13 @@ NORMAL_STD = 0.02
 normal_init = nn.initializers.normal(NORMAL_STD)
 conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
-Dense = functools.partial(nn.Dense, kernel_init=normal_init, bias_init=nn.initializers.zeros)
+Dense = functools.partial(
+    nn.Dense,
+    kernel_init=normal_init,
+    bias_init=nn.initializers.zeros,
+    promote_dtype=promote_but_kernels,
+    dot_general=product,
+)
 
 
 class LayerNorm(nn.Module):

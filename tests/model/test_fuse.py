@@ -1,6 +1,8 @@
 import math
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import TINY, random_variables
@@ -8,6 +10,7 @@ from small import TINY, random_variables
 import gcvit_flax
 from gcvit_flax.export_stablehlo import MOST_BYTES
 from gcvit_flax.model import position_bias
+from gcvit_flax.model.fuse import narrow_kernels
 from gcvit_flax.model.tree import parameter_shapes
 
 
@@ -58,3 +61,26 @@ def test_every_variant_can_be_exported(name):
         if position_bias.is_expanded(config, level):
             size += 4 * config.depths[level] * config.num_heads[level] * (height * width) ** 2
     assert size < 0.9 * MOST_BYTES
+
+
+@pytest.mark.parametrize(("side", "resizing"), [(32, 0), (45, 2)])  # Products that resize the global queries.
+def test_narrow_kernels_round_the_operands_of_products_alone(side, resizing):
+    model = gcvit_flax.create_model(TINY, pad_to_windows=True, layer_scale=0.5)
+    variables = random_variables(model.config)
+    images = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
+    narrow, kernels = narrow_kernels(*gcvit_flax.fuse_parameters(model, variables))
+    types = {path[-1].key: leaf.dtype for path, leaf in jax.tree_util.tree_leaves_with_path(kernels)}
+    assert narrow.dtype == jnp.float32 and types["bias"] == types["scale"] == types["relative_position_bias"] == "f4"
+    expected = jax.jit(model.apply)(variables, images)
+
+    def error(logits):
+        return np.abs(logits - expected).max() / np.abs(expected).max()
+
+    found = error(jax.jit(narrow.apply)(kernels, images))
+    assert 1e-5 < found < 1e-2 and found < error(jax.jit(model.clone(dtype=jnp.bfloat16).apply)(variables, images))
+
+    program = jax.jit(narrow.apply).lower(kernels, images).as_text()
+    products = re.findall(r"stablehlo[.]dot_general.* : (.*)", program)
+    wide = [types for types in products if not re.search(r"xbf16>, tensor<.*xbf16>\) -> tensor<.*xf32>", types)]
+    assert len(products) > 50 and len(wide) == 1 + resizing
+    assert wide[0].endswith(f"-> tensor<2x{TINY.num_classes}xf32>")  # The head's.

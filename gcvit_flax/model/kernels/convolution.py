@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float
 
 from gcvit_flax.model.kernels import plain
@@ -133,6 +134,25 @@ def _kernel_gradient_by_products(x: jax.Array, kernel: jax.Array, gradient: jax.
 
 
 strided_conv3x3.defvjp(_strided_forward, _strided_backward)
+
+
+def strided_conv3x3_by_rows(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]
+) -> Float[Array, "B (H+1)//2 (W+1)//2 D"]:
+    """The value of `strided_conv3x3` by products in the kernel's type; XLA:CPU's convolutions of bfloat16 use float32.
+
+    Of three columns that are multiplied together the last two are neighbors in memory.
+    """
+    height, width = ((side + 1) // 2 for side in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (1, 2 * height - x.shape[1]), (1, 2 * width - x.shape[2]), (0, 0)))
+    multiply = functools.partial(jnp.einsum, "Bhwi,io->Bhwo", preferred_element_type=x.dtype)
+    x, terms = x.astype(kernel.dtype), []
+    for row, taps in enumerate(kernel):
+        rows = x[:, row : row + 2 * height - 1 : 2]
+        pairs = rearrange(rows[:, :, 1:], "B h (w two) C -> B h w (two C)", two=2)
+        terms.append(multiply(rows[:, :, : 2 * width - 1 : 2], taps[0]))
+        terms.append(multiply(pairs, rearrange(taps[1:], "two C D -> (two C) D")))
+    return functools.reduce(jax.lax.add, terms)
 
 
 def max_pool3x3(x: Float[Array, "B H W C"], padding_value: float) -> Float[Array, "B (H+1)//2 (W+1)//2 C"]:

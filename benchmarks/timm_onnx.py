@@ -1,0 +1,52 @@
+"""timm's network as an ONNX file, for the runtimes that read one: `... timm_onnx VARIANT SIDE BATCH OUT.onnx`.
+
+In a process of its own, so that the memory of PyTorch does not count as that of a runtime.
+"""
+
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks import timm_peer
+from gcvit_flax.cli import run_cli
+from gcvit_flax.errors import UserError
+
+
+@contextmanager
+def exported(options) -> Iterator[str]:
+    """The path of a file with the network in inference mode, for images (batch, 3, side, side) float32.
+
+    Raises:
+      UserError: a library is missing, timm has no such network, or a task or dtype other than float32 inference.
+    """
+    if options.task != "infer":
+        raise UserError(f"--peer {options.peer} is for inference: leave out --task {options.task}, or take --peer timm")
+    missing = [name for name in ("torch", "timm", "onnxscript", options.peer) if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"--peer {options.peer} needs {', '.join(missing)}, not installed here: {timm_peer.INSTALL} "
+            f"onnxscript {options.peer}"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/network.onnx"
+        words = [options.variant, str(options.image_size), str(options.batch), path]
+        done = subprocess.run([sys.executable, "-m", "benchmarks.timm_onnx", *words], capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
+        yield path
+
+
+def main() -> None:
+    """Writes the file."""
+    import torch
+
+    variant, side, batch, path = sys.argv[1:]
+    images = torch.zeros(int(batch), 3, int(side), int(side))
+    torch.onnx.export(timm_peer.create(variant, int(side)).eval(), (images,), path, dynamo=True, verbose=False)
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,28 @@
+"""Products with kernels in bfloat16 inside of a float32 network: twice as fast on CPUs with instructions for them.
+
+Only the operands of products are rounded. Their sums, and all else that the network computes, keep the layers' type.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+
+
+def is_narrower(kernel: jax.Array, dtype: Any) -> bool:
+    """Whether a layer that computes in `dtype` multiplies by its `kernel` in the kernel's own type, bfloat16."""
+    return kernel.dtype == jnp.bfloat16 != dtype
+
+
+def promote_but_kernels(*arrays: jax.Array | None, dtype: Any = None, inexact: bool = True) -> list[jax.Array | None]:
+    """A layer's inputs, kernel and bias in `dtype`, but for a kernel that `is_narrower`."""
+    _, kernel, _ = arrays
+    x, promoted, bias = promote_dtype(*arrays, dtype=dtype, inexact=inexact)
+    return [x, kernel if kernel is not None and is_narrower(kernel, dtype) else promoted, bias]
+
+
+def product(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, precision: Any = None) -> jax.Array:
+    """`jax.lax.dot_general` of `x` in the kernel's type; the sums and the result have the type of `x`."""
+    narrow = x.astype(kernel.dtype)
+    return jax.lax.dot_general(narrow, kernel, dimension_numbers, precision, preferred_element_type=x.dtype)
