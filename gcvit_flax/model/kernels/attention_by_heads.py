@@ -8,20 +8,25 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from gcvit_flax.model.kernels.barrier import cpu_barrier
+from gcvit_flax.model.kernels.custom_gradient import varying_alike
 from gcvit_flax.model.kernels.precision import wide_type
 
 
 class Saved(NamedTuple):
-    """What the backward pass reads beside the query, bias and mask.
+    """What the backward pass reads beside the query, bias and mask, in the order that suits the platform.
 
-    `qkv` (B, n, T, 3C or 2C) and `output` (B, n, T, C) hold their values in the order that suits the platform;
-    `weights` are the exponentials before the division by `sums`, on a TPU zeros that XLA removes with what reads them.
+    For TPU kernels that is `qkv` (B, n, T, 3C or 2C) and the `output` (B, n, T, C), otherwise `parts`
+    (B, n, 3h or 2h, T, d), their `mean` (B, n, h, T, d) by the weights, and the `weights` (B, n, h, T, T), which are
+    exponentials before the division by `sums`. The others are zeros, which XLA removes with what reads them. Each has a
+    shape of its own, since XLA:CPU takes ten times as long to write values in an order that is not that of their shape.
     """
 
     qkv: jax.Array
+    output: jax.Array
+    parts: jax.Array
+    mean: jax.Array
     weights: jax.Array
     sums: jax.Array
-    output: jax.Array
 
 
 def split_heads(
@@ -33,13 +38,13 @@ def split_heads(
 
 def _by_heads(qkv: jax.Array, query: jax.Array | None, num_heads: int) -> jax.Array:
     parts = 3 if query is None else 2
-    return rearrange(qkv, "B n T (parts h d) -> B parts n h T d", parts=parts, h=num_heads)
+    return rearrange(qkv, "B n T (heads d) -> B n heads T d", heads=parts * num_heads)
 
 
 def _queries_keys_values(
-    qkv: jax.Array, query: jax.Array | None, num_heads: int, scale: float
+    parts: jax.Array, query: jax.Array | None, num_heads: int, scale: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    *q, k, v = jnp.unstack(qkv, axis=1)
+    *q, k, v = jnp.split(parts, parts.shape[2] // num_heads, axis=2)
     shared = [] if query is None else [rearrange(query, "B T (h d) -> B h T d", h=num_heads)]
     return (q or shared)[0] * jnp.asarray(scale, k.dtype), k, v
 
@@ -54,9 +59,8 @@ def forward_by_heads(
     scale: float,
 ) -> Saved:
     """What the backward pass reads, the output of `windowed_attention` among it."""
-    *shape, _ = qkv.shape
-    qkv = _by_heads(qkv, query, num_heads)
-    q, k, v = _queries_keys_values(qkv, query, num_heads, scale)
+    parts = _by_heads(qkv, query, num_heads)
+    q, k, v = _queries_keys_values(parts, query, num_heads, scale)
     logits = jnp.einsum("Bnhqd,Bnhkd->Bnhqk", _for_windows(q, k), k, preferred_element_type=wide_type(k.dtype))
     logits += bias.astype(logits.dtype)
     if key_mask is not None:
@@ -64,13 +68,15 @@ def forward_by_heads(
     weights = jnp.exp(logits - logits.max(-1, keepdims=True))
     sums = weights.sum(-1, keepdims=True)
     weights = weights.astype(v.dtype)
-    x = (jnp.einsum("Bnhqk,Bnhkd->Bnhqd", weights, v, preferred_element_type=sums.dtype) / sums).astype(v.dtype)
-    return Saved(qkv.reshape(*shape, -1), weights, sums, x.reshape(*shape, -1))
+    mean = (jnp.einsum("Bnhqk,Bnhkd->Bnhqd", weights, v, preferred_element_type=sums.dtype) / sums).astype(v.dtype)
+    batch, n, heads, tokens, width = mean.shape
+    output = jnp.zeros((batch, n, tokens, heads * width), mean.dtype)
+    return Saved(*varying_alike((jnp.zeros_like(qkv), output, parts, mean, weights, sums)))
 
 
-def merge_heads(x: jax.Array, num_heads: int) -> jax.Array:
-    """The output (B, n, T, C) of `forward_by_heads`, in the order of channels."""
-    return rearrange(_heads_first(x, num_heads), "B n h T d -> B n T (h d)")
+def merge_heads(x: Float[Array, "B n h T d"]) -> Float[Array, "B n T C"]:
+    """All heads' values of each token, as channels."""
+    return rearrange(x, "B n h T d -> B n T (h d)")
 
 
 def attention_by_heads(
@@ -83,13 +89,7 @@ def attention_by_heads(
     scale: float,
 ) -> jax.Array:
     """The value of `windowed_attention`, whose gradient is JAX's own."""
-    return merge_heads(forward_by_heads(qkv, query, bias, key_mask, num_heads=num_heads, scale=scale).output, num_heads)
-
-
-def _heads_first(x: jax.Array, num_heads: int) -> jax.Array:
-    """Values (B, n, h, T, d) that were given the shape (B, n, T, C) without being moved."""
-    batch, n, tokens, _ = x.shape
-    return x.reshape(batch, n, num_heads, tokens, -1)
+    return merge_heads(forward_by_heads(qkv, query, bias, key_mask, num_heads=num_heads, scale=scale).mean)
 
 
 def backward_by_heads(
@@ -103,11 +103,10 @@ def backward_by_heads(
     scale: float,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
     """The gradients with respect to qkv, query and bias."""
-    output = _heads_first(saved.output, num_heads)
-    q, k, v = _queries_keys_values(saved.qkv.reshape(len(output), -1, *output.shape[1:]), query, num_heads, scale)
+    q, k, v = _queries_keys_values(saved.parts, query, num_heads, scale)
     gradient = rearrange(gradient, "B n T (h d) -> B n h T d", h=num_heads)
     gradient = gradient / saved.sums  # With respect to the weighted sum before its normalization.
-    mean = (gradient * output).sum(-1, keepdims=True)
+    mean = (gradient * saved.mean).sum(-1, keepdims=True)
     gradient = gradient.astype(v.dtype)
     v_gradient = jnp.einsum("Bnhqk,Bnhqd->Bnhkd", saved.weights, gradient)
     logits_gradient = saved.weights * (
@@ -126,7 +125,7 @@ def backward_by_heads(
         gradients = [q_gradient, *gradients]
     else:
         query_gradient = rearrange(q_gradient.sum(1), "B h T d -> B T (h d)")
-    qkv_gradient = rearrange(jnp.stack(gradients), "parts B n h T d -> B n T (parts h d)")
+    qkv_gradient = merge_heads(jnp.concatenate(gradients, 2))
     return qkv_gradient, query_gradient, bias_gradient.astype(bias.dtype)
 
 

@@ -15,7 +15,6 @@ from gcvit_flax.model.kernels.attention_by_heads import (
 )
 from gcvit_flax.model.kernels.custom_gradient import custom_gradient, varying_alike
 from gcvit_flax.model.kernels.late import shapes_of, traced_late
-from gcvit_flax.model.kernels.precision import wide_type
 from gcvit_flax.model.kernels.tpu import window_attention
 from gcvit_flax.model.rematerialize import save_for_backward
 
@@ -58,9 +57,8 @@ def _forward(
         default=functools.partial(forward_by_heads, num_heads=num_heads, scale=scale),
     )
     saved = save_for_backward(saved)
-    by_heads = functools.partial(merge_heads, num_heads=num_heads)
-    in_order = by_heads if on_tpu is forward_by_heads else lambda x: x
-    x = jax.lax.platform_dependent(saved.output, tpu=in_order, default=by_heads)
+    in_order = _merge if on_tpu is forward_by_heads else lambda saved: saved.output
+    x = jax.lax.platform_dependent(saved, tpu=in_order, default=_merge)
     return x, ((query, bias, key_mask), saved)
 
 
@@ -84,6 +82,10 @@ def _backward(
 windowed_attention.defvjp(_forward, _backward)
 
 
+def _merge(saved: Saved) -> jax.Array:
+    return merge_heads(saved.mean)
+
+
 def _forward_on_tpu(
     qkv: jax.Array,
     query: jax.Array | None,
@@ -97,10 +99,10 @@ def _forward_on_tpu(
     output = jax.ShapeDtypeStruct((*shape, channels // (3 if query is None else 2)), qkv.dtype)
     arrays, forms = (qkv, query, bias, key_mask), (window_attention.attention, attention_by_heads)
     x = traced_late(*forms, output, *arrays, num_heads=num_heads, scale=scale)
-    batch, n, tokens, _ = x.shape
-    weights = jnp.zeros((batch, n, num_heads, tokens, tokens), x.dtype)
-    sums = jnp.zeros((batch, n, num_heads, tokens, 1), wide_type(x.dtype))
-    return Saved(*varying_alike((qkv, weights, sums, x)))
+    # What the other form saves; only its shapes are computed.
+    other = jax.eval_shape(functools.partial(forward_by_heads, num_heads=num_heads, scale=scale), *arrays)
+    zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in other._asdict().items()}
+    return Saved(*varying_alike(Saved(**(zeros | {"qkv": qkv, "output": x}))))
 
 
 def _backward_on_tpu(
