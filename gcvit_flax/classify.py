@@ -1,6 +1,8 @@
 """A network applied to image files, in batches: paths in, the best classes or other outputs out."""
 
-from collections.abc import Iterator, Sequence
+import concurrent.futures
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +19,10 @@ if TYPE_CHECKING:  # JAX is slow to import, and a program's help needs none.
     from gcvit_flax.inference import Predictor
     from gcvit_flax.model.gcvit import GCViT
 
+View = np.ndarray | UserError  # The network's view, (H, W, channels), or why there is none.
+Read = Callable[[str], View]
+
+_READERS = 2  # Threads; decoding a large photo takes up to a gigabyte in each.
 _WHOLE_IMAGES_AT_A_TIME = 64  # They have up to five shapes, and more at a time fill the batches of each.
 
 
@@ -54,13 +60,12 @@ def apply_to_files(
 ) -> Iterator[tuple[str, np.ndarray | UserError]]:
     """Yields each path with the predictor's output for its image, or with the error if it cannot be read.
 
-    Paths keep their order and are read a batch at a time. One program is compiled for each shape, of which `whole`
-    images have up to five.
+    Paths keep their order; threads read a batch while the one before is computed. One program is compiled for each
+    shape, of which `whole` images have up to five.
     """
     at_a_time = max(batch_size, _WHOLE_IMAGES_AT_A_TIME) if whole else batch_size
-    for start in range(0, len(paths), at_a_time):
-        chunk = paths[start : start + at_a_time]
-        images = [_read(path, preprocessing, whole) for path in chunk]
+    read = functools.partial(_read, preprocessing=preprocessing, whole=whole)
+    for chunk, images in _read_ahead(read, paths, at_a_time):
         readable = [image for image in images if not isinstance(image, UserError)]
         shrink = len(paths) <= at_a_time
         outputs = iter(_outputs(predictor, preprocessing, readable, batch_size, shrink=shrink))
@@ -68,7 +73,21 @@ def apply_to_files(
             yield path, image if isinstance(image, UserError) else next(outputs)
 
 
-def _read(path: str, preprocessing: Preprocessing, whole: bool) -> np.ndarray | UserError:
+def _read_ahead(read: Read, paths: Sequence[str], at_a_time: int) -> Iterator[tuple[Sequence[str], list[View]]]:
+    """Yields so many paths at a time and what `read` gives for each; the next are being read meanwhile."""
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        try:
+            reading = [pool.submit(read, path) for path in paths[:at_a_time]]
+            for start in range(0, len(paths), at_a_time):
+                middle = start + at_a_time
+                ahead = [pool.submit(read, path) for path in paths[middle : middle + at_a_time]]
+                yield paths[start:middle], [future.result() for future in reading]
+                reading = ahead
+        finally:
+            pool.shutdown(cancel_futures=True)  # Where no more results are asked for.
+
+
+def _read(path: str, preprocessing: Preprocessing, whole: bool) -> View:
     """The network's view of a file, (H, W, channels), or why it cannot be read; the full-size image is not kept."""
     try:
         with reported_as(path):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import threading
 from pathlib import Path
 from unittest import mock
 
@@ -15,6 +16,8 @@ from small import TINY
 
 import gcvit_flax
 from gcvit_flax import inference
+from gcvit_flax.classify import apply_to_files
+from gcvit_flax.config import Preprocessing
 from gcvit_flax.data import crops
 from gcvit_flax.data.decode import decode
 from gcvit_flax.data.preprocess import normalize
@@ -81,6 +84,24 @@ def test_results_match_the_model_in_order_and_broken_files_are_reported(model_di
         assert [entry["class"] for entry in line["predictions"]] == [["cat", "dog", "eel"][i] for i in found]
         assert list(found.values()) == sorted(found.values(), reverse=True)
     assert len({str(line["predictions"]) for line in lines}) == 5, "equal predictions would hide a wrong order"
+
+
+def test_images_are_read_while_others_are_computed(monkeypatch):
+    """The first batch waits here until the second is being read."""
+    reading = threading.Event()
+
+    def read(path, **_):
+        if path == "2":
+            reading.set()
+        return np.zeros((32, 32, 3), np.uint8)
+
+    def predictor(images):
+        assert reading.wait(30), "no image of the next batch is read"
+        return np.zeros((len(images), 3))
+
+    monkeypatch.setattr("gcvit_flax.classify._read", read)
+    results = apply_to_files(predictor, Preprocessing(), ["0", "1", "2", "3"], batch_size=2)
+    assert [path for path, _ in results] == ["0", "1", "2", "3"]
 
 
 def test_one_extreme_image_does_not_end_the_others(model_dir, capsys, monkeypatch):
