@@ -7,6 +7,7 @@ backward, AdamW, clipping to a global norm, drop path), without augmentation, ag
 
 import dataclasses
 import importlib
+import itertools
 import json
 import os
 import statistics
@@ -76,6 +77,7 @@ def compare(options: Comparison) -> dict:
             seconds[name] += next(side)
     for name, side in sides.items():
         results[name] |= next(side) | _summary(seconds[name], options.batch)
+    results["ours"] |= next(sides["ours"])
     for name in names:
         results[name]["gflop_per_second"] = results["ours"]["flops"] / results[name]["median_s"] / 1e9
     if "peer" in results:
@@ -86,14 +88,16 @@ def compare(options: Comparison) -> dict:
 
 
 def measure(options: Comparison, name: str) -> Iterator[Any]:
-    """What compiling takes; then the seconds of the runs of each turn; then peak memory and what else a side knows."""
+    """What compiling takes; then the seconds of the runs of each turn; then peak memory; and what ours knows more."""
     module = "benchmarks.ours" if name == "ours" else f"benchmarks.{options.peer}_peer"
     side = importlib.import_module(module).Side(options)
     first, second = seconds_of(side.run), seconds_of(side.run)
     yield {"what": side.what, "compile_s": first - second}
     for _ in range(options.rounds):
         yield _turn(side.run)
-    yield {"peak_memory_gib": side.peak_memory()} | (side.facts() if name == "ours" else {})
+    yield {"peak_memory_gib": side.peak_memory()}
+    if name == "ours":
+        yield side.facts()
 
 
 def _turn(run) -> list[float]:
@@ -112,13 +116,16 @@ def _summary(seconds: list[float], batch: int) -> dict:
 def _sweep(options: Comparison) -> None:
     """Ours alone at batch, 2 batch, 4 batch ... until one fails."""
     while True:
+        side = rows_of(measure, options, "ours", what=f"ours at batch {options.batch}")
         try:
-            ours = compare(dataclasses.replace(options, peer="none"))["ours"]
+            _, *turns, memory = itertools.islice(side, options.rounds + 2)
         except UserError as error:
             print(f"batch {options.batch}: {error}")
             return
-        rate, memory = ours["images_per_second"], ours["peak_memory_gib"]
-        print(f"batch {options.batch}: {rate:.1f} images/s, {memory:.2f} GiB", flush=True)
+        finally:
+            side.close()
+        rate = _summary(sum(turns, []), options.batch)["images_per_second"]
+        print(f"batch {options.batch}: {rate:.1f} images/s, {memory['peak_memory_gib']:.2f} GiB", flush=True)
         options = dataclasses.replace(options, batch=2 * options.batch)
 
 

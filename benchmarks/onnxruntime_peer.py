@@ -4,7 +4,7 @@ import numpy as np
 
 from benchmarks.timm_onnx import exported
 from gcvit_flax.errors import UserError
-from gcvit_flax.training.report.timing import peak_memory
+from gcvit_flax.training.report.process_memory import peak_memory_of_process
 
 
 class Side:
@@ -28,4 +28,4 @@ class Side:
 
     def peak_memory(self) -> float:
         """GiB, of this process."""
-        return peak_memory([])
+        return peak_memory_of_process() / 2**30

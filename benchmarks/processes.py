@@ -21,7 +21,7 @@ class OutOfTimeError(Exception):
 def rows_of(
     function: Callable[..., Iterator[Any]], *arguments: Any, what: str, deadline: float | None = None
 ) -> Iterator[Any]:
-    """What the generator `function(*arguments)` yields, each row computed in a new process when it is asked for.
+    """What the generator `function(*arguments)` yields, which runs in a new process, each row when it is asked for.
 
     Raises:
       UserError: the process died or failed, which it says of `what`, or raised one itself.

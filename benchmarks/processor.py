@@ -19,4 +19,5 @@ def describe_processor() -> str:
         flags = re.search(r"^flags\s*: (.*)$", text, re.MULTILINE)
         widest = [name for flag, name in _INSTRUCTIONS.items() if flags and flag in flags[1].split()]
         described = ", ".join([model[1] if model else described, *widest[:1]])
-    return f"{os.cpu_count()} cores of {described}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores of {described}"

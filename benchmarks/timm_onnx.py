@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from benchmarks import timm_peer
+from benchmarks.timm_network import INSTALL, create
 from gcvit_flax.cli import run_cli
 from gcvit_flax.errors import UserError
 
@@ -20,22 +20,25 @@ def exported(options) -> Iterator[str]:
     """The path of a file with the network in inference mode, for images (batch, 3, side, side) float32.
 
     Raises:
-      UserError: a library is missing, timm has no such network, or a task or dtype other than float32 inference.
+      UserError: (a ValueError) a library is missing, timm has no such network, or options are not for inference.
     """
-    if options.task != "infer":
-        raise UserError(f"--peer {options.peer} is for inference: leave out --task {options.task}, or take --peer timm")
+    if options.task != "infer" or options.compile_peer:
+        raise UserError(
+            f"--peer {options.peer} is for inference by a compiler of its own: leave out --task train and "
+            "--compile-peer, or take --peer timm"
+        )
     missing = [name for name in ("torch", "timm", "onnxscript", options.peer) if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"--peer {options.peer} needs {', '.join(missing)}, not installed here: {timm_peer.INSTALL} "
-            f"onnxscript {options.peer}"
+            f"--peer {options.peer} needs {', '.join(missing)}, not installed here: {INSTALL} onnxscript {options.peer}"
         )
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/network.onnx"
         words = [options.variant, str(options.image_size), str(options.batch), path]
         done = subprocess.run([sys.executable, "-m", "benchmarks.timm_onnx", *words], capture_output=True, text=True)
         if done.returncode:
-            raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
+            *_, reason = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+            raise UserError(f"timm's {options.variant} cannot be exported: {reason.removeprefix('error: ')}")
         yield path
 
 
@@ -45,7 +48,7 @@ def main() -> None:
 
     variant, side, batch, path = sys.argv[1:]
     images = torch.zeros(int(batch), 3, int(side), int(side))
-    torch.onnx.export(timm_peer.create(variant, int(side)).eval(), (images,), path, dynamo=True, verbose=False)
+    torch.onnx.export(create(variant, int(side)).eval(), (images,), path, dynamo=True, verbose=False)
 
 
 if __name__ == "__main__":

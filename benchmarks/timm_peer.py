@@ -5,27 +5,10 @@ import importlib.util
 
 import numpy as np
 
-from benchmarks.ours import CLASSES, training_config
+from benchmarks.timm_network import INSTALL, create
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.errors import UserError
-from gcvit_flax.training.report.timing import peak_memory
-from gcvit_flax.variants import VARIANTS
-
-INSTALL = "pip install torch==2.13.0 && pip install --no-deps torchvision==0.28.0 && pip install timm==1.0.31"
-
-
-def create(variant: str, image_size: int, drop_path_rate: float = 0.0):
-    """timm's network.
-
-    Raises:
-      UserError: (a ValueError) timm has no such variant.
-    """
-    from benchmarks.timm_import import timm
-
-    names = timm.list_models("gcvit*")
-    if variant not in names:
-        raise UserError(f"timm has no {variant}: choose one of {', '.join(names)}")
-    return timm.create_model(variant, img_size=image_size, drop_path_rate=drop_path_rate)
+from gcvit_flax.training.report.process_memory import peak_memory_of_process
 
 
 class Side:
@@ -39,10 +22,8 @@ class Side:
         self._torch = torch
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._dtype = getattr(torch, options.dtype)
-        rate = VARIANTS[options.variant].drop_path_rate if options.task == "train" else 0.0
-        self._model = create(options.variant, options.image_size, rate).to(
-            self._device, memory_format=torch.channels_last
-        )
+        model = create(options.variant, options.image_size, train=options.task == "train")
+        self._model = model.to(self._device, memory_format=torch.channels_last)
         how = ("torch.compile" if options.compile_peer else "eager") + ", channels_last"
         self.what = f"timm {importlib.metadata.version('timm')}, PyTorch {torch.__version__} {how}, {self._device.type}"
         self._start = (self._inference if options.task == "infer" else self._training)(options)
@@ -68,6 +49,8 @@ class Side:
         return forward
 
     def _training(self, options):
+        from benchmarks.ours import CLASSES, training_config  # JAX, whose memory inference does without.
+
         torch, model, config = self._torch, self._model.train(), training_config(options)
         rng = np.random.default_rng(0)
         side = options.image_size
@@ -102,4 +85,4 @@ class Side:
         """Peak memory in GiB."""
         if self._device.type == "cuda":
             return self._torch.cuda.max_memory_allocated() / 2**30
-        return peak_memory([])
+        return peak_memory_of_process() / 2**30

@@ -1,8 +1,9 @@
 """A network applied to image files, in batches: paths in, the best classes or other outputs out."""
 
 import concurrent.futures
+import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,15 +66,16 @@ def apply_to_files(
     """
     at_a_time = max(batch_size, _WHOLE_IMAGES_AT_A_TIME) if whole else batch_size
     read = functools.partial(_read, preprocessing=preprocessing, whole=whole)
-    for chunk, images in _read_ahead(read, paths, at_a_time):
-        readable = [image for image in images if not isinstance(image, UserError)]
-        shrink = len(paths) <= at_a_time
-        outputs = iter(_outputs(predictor, preprocessing, readable, batch_size, shrink=shrink))
-        for path, image in zip(chunk, images, strict=True):
-            yield path, image if isinstance(image, UserError) else next(outputs)
+    with contextlib.closing(_read_ahead(read, paths, at_a_time)) as chunks:
+        for chunk, images in chunks:
+            readable = [image for image in images if not isinstance(image, UserError)]
+            shrink = len(paths) <= at_a_time
+            outputs = iter(_outputs(predictor, preprocessing, readable, batch_size, shrink=shrink))
+            for path, image in zip(chunk, images, strict=True):
+                yield path, image if isinstance(image, UserError) else next(outputs)
 
 
-def _read_ahead(read: Read, paths: Sequence[str], at_a_time: int) -> Iterator[tuple[Sequence[str], list[View]]]:
+def _read_ahead(read: Read, paths: Sequence[str], at_a_time: int) -> Generator[tuple[Sequence[str], list[View]]]:
     """Yields so many paths at a time and what `read` gives for each; the next are being read meanwhile."""
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         try:

@@ -96,7 +96,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="what products are computed in: bfloat16 is faster on accelerators and on CPUs with instructions for it",
+        help="what the network computes in: bfloat16 is faster on accelerators and on CPUs with instructions for it",
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from gcvit_flax.visualize.grad_cam import draw_heat_map  # Slow to import.
 
         make_folders(pictures.values())
+    exact = model.clone(dtype=np.float32)  # Pictures are few.
     show = _as_json if options.json else _as_table if options.csv is None else _as_csv
     failures = 0
     silent = len(paths) <= options.batch_size or not sys.stderr.isatty()
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     index = result[0]["index"] if chosen is None else chosen
                     where, level = (path, pictures[path], options.whole), options.heatmap_level
                     try:
-                        draw_heat_map(model, variables, *where, class_index=index, level=level)
+                        draw_heat_map(exact, variables, *where, class_index=index, level=level)
                     except UnreadableImage as error:  # There may be memory for its classes but not for its picture.
                         failures += 1
                         bar.write(f"error: {error}", file=sys.stderr)

@@ -38,6 +38,7 @@ def test_compare_reports_what_ours_takes(run_command):
         (["--peer", "timm"], "pip install torch"),
         (["--peer", "openvino"], "pip install torch"),
         (["--peer", "onnxruntime", "--task", "train"], "--peer onnxruntime is for inference"),
+        (["--peer", "openvino", "--compile-peer"], "--peer openvino is for inference by a compiler of its own"),
         (["--peer", "onnxruntime", "--dtype", "bfloat16"], "leave out --dtype bfloat16"),
     ],
 )
@@ -168,6 +169,22 @@ def test_accelerator_says_once_that_there_is_no_timm(run_command):
 def test_accelerator_refuses_what_it_cannot_do(run_command, options, said):
     done = run_command("-m", "benchmarks.accelerator", *options, PYTHONPATH=str(ROOT), status=1)
     assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def times():
+    """When each row was asked for."""
+    while True:
+        yield time.monotonic()
+
+
+def test_a_row_is_measured_when_it_is_asked_for():
+    """Otherwise sides that take turns would run at the same time."""
+    rows = rows_of(times, what="times")
+    next(rows)
+    time.sleep(0.5)
+    asked = time.monotonic()
+    assert next(rows) > asked
+    rows.close()
 
 
 def test_a_measurement_ends_at_its_deadline():

@@ -1,10 +1,11 @@
 import logging
 
 import jax
+import numpy as np
 import pytest
 from small import full_disk
 
-from gcvit_flax.devices import choose_devices, enable_compilation_cache
+from gcvit_flax.devices import choose_devices, enable_compilation_cache, inference_options
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +50,14 @@ def test_by_default_they_are_kept_in_the_home_folder(tmp_path, monkeypatch):
     jax.config.update("jax_compilation_cache_dir", None)
     enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / ".cache" / "gcvit_flax")
+
+
+def test_convolutions_of_inference_run_on_all_cores():
+    """Those of YNNPACK, which would be a fusion of its own, run on one."""
+
+    def conv(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    program = jax.jit(conv).lower(np.zeros((1, 112, 112, 64), np.float32), np.zeros((3, 3, 64, 64), np.float32))
+    options = inference_options(jax.devices()[0])
+    assert "ynn" in program.compile().as_text() and "ynn" not in program.compile(options).as_text()

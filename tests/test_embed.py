@@ -73,7 +73,7 @@ def test_features_have_the_order_and_names_of_the_images(model_dir, images, comm
     method = (lambda network, x: network.features(x)[1]) if "--maps" in options else "embed"
     expected = jax.jit(lambda x: model.apply(variables, x, method=method))(gcvit_flax.preprocess(images, model))
     error = np.abs(features - expected).max() / np.abs(expected).max()
-    assert tolerance / 1000 < error <= tolerance
+    assert error <= tolerance and (error > 1e-4) == ("bfloat16" in options)
     assert np.abs(features[0] - features[1]).max() > 1e-3 * np.abs(features).max(), "this test sees no wrong order"
     assert command(model_dir, "dogs", "out.npz", *options)[0] == 0, "an earlier file is replaced"
     assert np.load("out.npz")["names"].tolist() == images[2:]

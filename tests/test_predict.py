@@ -104,6 +104,24 @@ def test_images_are_read_while_others_are_computed(monkeypatch):
     assert [path for path, _ in results] == ["0", "1", "2", "3"]
 
 
+def test_no_more_images_are_read_where_no_more_results_are_asked_for(monkeypatch):
+    """Of the second batch, which is read ahead, two images are being read when the results are left."""
+    read, left = [], threading.Event()
+
+    def slow(path, **_):
+        read.append(path)
+        assert int(path) < 10 or left.wait(30)
+        return np.zeros((32, 32, 3), np.uint8)
+
+    monkeypatch.setattr("gcvit_flax.classify._read", slow)
+    paths = [str(number) for number in range(30)]
+    results = apply_to_files(lambda images: np.zeros((len(images), 3)), Preprocessing(), paths, batch_size=10)
+    next(results)
+    threading.Timer(0.5, left.set).start()
+    results.close()
+    assert len(read) <= 12
+
+
 def test_one_extreme_image_does_not_end_the_others(model_dir, capsys, monkeypatch):
     """Strips are classified; an image, or a picture of one, for which there is no memory is reported."""
     os.mkdir("in")

@@ -17,16 +17,16 @@ from gcvit_flax.data.crops import evaluation_crop, whole_image
 # The longest picture itself takes some 200 MB, 8 bytes for a row in gray and in RGB, and the process 60.
 MEMORY = """
 import io
-from peak_memory import peak_memory
 from PIL import Image
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.data.crops import read_crop
+from gcvit_flax.training.report.process_memory import peak_memory_of_process
 
 for size, crop_mode in (((2, 40_000), "center"), ((40_000, 2), "center"), ((2, 8_000_000), "squash")):
     stream = io.BytesIO()
     Image.new("L", size, 77).save(stream, "PNG")
     assert (read_crop(stream.getvalue(), Preprocessing(crop_mode=crop_mode)) == 77).all()
-print(peak_memory())
+print(peak_memory_of_process())
 """
 MEMORY_LIMIT = 400 * 2**20
 

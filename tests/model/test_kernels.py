@@ -10,7 +10,12 @@ from flax import linen as nn
 
 from gcvit_flax.devices import compiler_options
 from gcvit_flax.model.kernels import convolution, plain
-from gcvit_flax.model.kernels.convolution import depthwise_conv3x3, max_pool3x3, strided_conv3x3
+from gcvit_flax.model.kernels.convolution import (
+    depthwise_conv3x3,
+    max_pool3x3,
+    strided_conv3x3,
+    strided_conv3x3_by_rows,
+)
 from gcvit_flax.model.kernels.pointwise import gelu, layer_norm
 from gcvit_flax.model.kernels.windowed_attention import windowed_attention
 
@@ -160,3 +165,10 @@ def test_layer_norm_where_the_mean_is_large():
     x = np.float32(1e4) + np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32)
     expected = plain.layer_norm(x.astype(np.float64), 1.0, 0.0, 1e-5)
     assert_close(layer_norm(jnp.asarray(x), jnp.ones(64), jnp.zeros(64), 1e-5), expected, 1e-3)
+
+
+@pytest.mark.parametrize("sides", [(8, 6), (7, 10), (7, 9)])
+def test_strided_convolution_by_rows(sides):
+    check(strided_conv3x3_by_rows, plain.strided_conv3x3, [(2, *sides, 5), (3, 3, 5, 7)])
+    x, kernel = jnp.ones((1, *sides, 4)), jnp.ones((3, 3, 4, 2), jnp.bfloat16)
+    assert strided_conv3x3_by_rows(x, kernel).dtype == jnp.float32

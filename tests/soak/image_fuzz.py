@@ -21,7 +21,6 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from image_files_to_damage import Case, cases, damage
-from peak_memory import peak_memory
 
 from gcvit_flax.config import Preprocessing
 from gcvit_flax.data.bands import pixel_type, read_picture
@@ -30,6 +29,7 @@ from gcvit_flax.data.decode import reported_as
 from gcvit_flax.data.preprocess import normalize, preprocess
 from gcvit_flax.data.random_crop import random_resized_crop
 from gcvit_flax.errors import UserError
+from gcvit_flax.training.report.process_memory import peak_memory_of_process
 from gcvit_flax.variants import for_channels
 
 ROOT = Path(__file__).parents[2]
@@ -161,7 +161,7 @@ def main(seconds: float, first_seed: int, folder: Path) -> dict[str, Any]:
         "seed": first_seed,
         "rounds": rounds,
         **took,
-        "peak_memory_mb": peak_memory() >> 20,
+        "peak_memory_mb": peak_memory_of_process() >> 20,
         "found": found,
     }
 

@@ -17,7 +17,7 @@ class Saved(NamedTuple):
 
     For TPU kernels that is `qkv` (B, n, T, 3C or 2C) and the `output` (B, n, T, C), otherwise `parts`
     (B, n, 3h or 2h, T, d), their `mean` (B, n, h, T, d) by the weights, and the `weights` (B, n, h, T, T), which are
-    exponentials before the division by `sums`. The others are zeros, which XLA removes with what reads them. Each has a
+    exponentials before the division by `sums`. The others are zeros, which a compiled program has no use for. Each has a
     shape of its own, since XLA:CPU takes ten times as long to write values in an order that is not that of their shape.
     """
 
@@ -58,7 +58,7 @@ def forward_by_heads(
     num_heads: int,
     scale: float,
 ) -> Saved:
-    """What the backward pass reads, the output of `windowed_attention` among it."""
+    """What the backward pass reads; `merge_heads` of its mean is the output of `windowed_attention`."""
     parts = _by_heads(qkv, query, num_heads)
     q, k, v = _queries_keys_values(parts, query, num_heads, scale)
     logits = jnp.einsum("Bnhqd,Bnhkd->Bnhqk", _for_windows(q, k), k, preferred_element_type=wide_type(k.dtype))

@@ -101,7 +101,7 @@ def _forward_on_tpu(
     x = traced_late(*forms, output, *arrays, num_heads=num_heads, scale=scale)
     # What the other form saves; only its shapes are computed.
     other = jax.eval_shape(functools.partial(forward_by_heads, num_heads=num_heads, scale=scale), *arrays)
-    zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in other._asdict().items()}
+    zeros = {name: jnp.zeros(value.shape, value.dtype) for name, value in other._asdict().items()}
     return Saved(*varying_alike(Saved(**(zeros | {"qkv": qkv, "output": x}))))
 
 

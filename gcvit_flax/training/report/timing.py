@@ -1,18 +1,16 @@
 """Where a step's time goes, the memory it takes, and how much of the hardware's peak it reaches."""
 
 import re
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.model.init import abstract_params
+from gcvit_flax.training.report.process_memory import peak_memory_of_process
 
 # Dense FLOP/s of one JAX device in bfloat16 (float16 on V100), from the vendors' data sheets: cloud.google.com/tpu/docs
 # and nvidia.com.
@@ -134,9 +132,4 @@ def peak_memory(devices: list[jax.Device]) -> float:
     statistics = [device.memory_stats() for device in devices]
     if statistics and all(statistics):
         return max(s["peak_bytes_in_use"] for s in statistics) / 2**30
-    status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
-    if found:  # On Linux ru_maxrss also counts what the parent had when it started this process.
-        return int(found[1]) / 2**20
-    # Kilobytes on Linux, bytes on macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
+    return peak_memory_of_process() / 2**30
