@@ -124,7 +124,7 @@ def _sweep(options: Comparison) -> None:
             return
         finally:
             side.close()
-        rate = _summary(sum(turns, []), options.batch)["images_per_second"]
+        rate = _summary([*itertools.chain(*turns)], options.batch)["images_per_second"]
         print(f"batch {options.batch}: {rate:.1f} images/s, {memory['peak_memory_gib']:.2f} GiB", flush=True)
         options = dataclasses.replace(options, batch=2 * options.batch)
 

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -20,7 +20,7 @@ class OutOfTimeError(Exception):
 
 def rows_of(
     function: Callable[..., Iterator[Any]], *arguments: Any, what: str, deadline: float | None = None
-) -> Iterator[Any]:
+) -> Generator[Any]:
     """What the generator `function(*arguments)` yields, which runs in a new process, each row when it is asked for.
 
     Raises:

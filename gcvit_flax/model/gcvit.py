@@ -27,8 +27,8 @@ from gcvit_flax.variants import default_preprocessing, resolve_config, variant_n
 class GCViT(nn.Module):
     """Images (B, H, W, in_channels), normalized as `preprocessing` says, to float32 logits (B, num_classes).
 
-    Parameters are float32 (a float32 network multiplies by kernels in bfloat16 as such); `dtype` is what the layers compute in, with statistics, softmax and logits in float32, or
-    in float64 if that is `dtype`.
+    Parameters are float32, but a float32 network multiplies by kernels in bfloat16 as such; `dtype` is what the layers
+    compute in, with statistics, softmax and logits in float32, or in float64 if that is `dtype`.
     The backward pass stores the outputs of matrix products and convolutions and recomputes norms and GELUs; with
     `remat` it stores only the inputs of the stem, of each query generator, block and downsample. `fused` networks take
     the parameters that `fuse_parameters` makes. In training, pass `rngs={"dropout": key}` and, for drop path that does

@@ -16,9 +16,9 @@ class Saved(NamedTuple):
     """What the backward pass reads beside the query, bias and mask, in the order that suits the platform.
 
     For TPU kernels that is `qkv` (B, n, T, 3C or 2C) and the `output` (B, n, T, C), otherwise `parts`
-    (B, n, 3h or 2h, T, d), their `mean` (B, n, h, T, d) by the weights, and the `weights` (B, n, h, T, T), which are
-    exponentials before the division by `sums`. The others are zeros, which a compiled program has no use for. Each has a
-    shape of its own, since XLA:CPU takes ten times as long to write values in an order that is not that of their shape.
+    (B, n, 3h or 2h, T, d), the `mean` of the values (B, n, h, T, d), and the `weights` (B, n, h, T, T), exponentials
+    before the division by `sums`. The others are zeros, which a compiled program has no use for. Each has a shape of
+    its own: XLA:CPU takes ten times as long to write values in an order that is not that of their shape.
     """
 
     qkv: jax.Array
