@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import statistics
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Literal
 
 import tyro
@@ -20,6 +20,7 @@ from benchmarks.processes import rows_of
 from benchmarks.timing import seconds_of
 from gcvit_flax.cli import run_cli
 from gcvit_flax.errors import UserError
+from gcvit_flax.huge_pages import huge_pages_environment
 
 # Both sides must fit on one GPU.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -69,7 +70,7 @@ def main() -> None:
 def compare(options: Comparison) -> dict:
     """Times of both sides in turns, and what each needs."""
     names = ["ours"] if options.peer == "none" else ["peer", "ours"]  # The peer first: it may not be installed.
-    sides = {name: rows_of(measure, options, name, what=f"{name} at batch {options.batch}") for name in names}
+    sides = {name: _start(options, name) for name in names}
     results = {"options": dataclasses.asdict(options)} | {name: next(side) for name, side in sides.items()}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(options.rounds):
@@ -85,6 +86,12 @@ def compare(options: Comparison) -> dict:
         results["ratio_of_minima"] = results["peer"]["min_s"] / results["ours"]["min_s"]
         results["memory_ratio"] = results["ours"]["peak_memory_gib"] / results["peer"]["peak_memory_gib"]
     return results
+
+
+def _start(options: Comparison, name: str) -> Generator[Any]:
+    """`measure` in a process of its own, which is started as the trainer starts itself if it trains ours."""
+    environment = huge_pages_environment() if (options.task, name) == ("train", "ours") else {}
+    return rows_of(measure, options, name, what=f"{name} at batch {options.batch}", **environment)
 
 
 def measure(options: Comparison, name: str) -> Iterator[Any]:
@@ -116,7 +123,7 @@ def _summary(seconds: list[float], batch: int) -> dict:
 def _sweep(options: Comparison) -> None:
     """Ours alone at batch, 2 batch, 4 batch ... until one fails."""
     while True:
-        side = rows_of(measure, options, "ours", what=f"ours at batch {options.batch}")
+        side = _start(options, "ours")
         try:
             _, *turns, memory = itertools.islice(side, options.rounds + 2)
         except UserError as error:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
+from unittest import mock
 
 from gcvit_flax.errors import UserError, summarize_error
 
@@ -19,9 +20,15 @@ class OutOfTimeError(Exception):
 
 
 def rows_of(
-    function: Callable[..., Iterator[Any]], *arguments: Any, what: str, deadline: float | None = None
+    function: Callable[..., Iterator[Any]],
+    *arguments: Any,
+    what: str,
+    deadline: float | None = None,
+    **environment: str,
 ) -> Generator[Any]:
     """What the generator `function(*arguments)` yields, which runs in a new process, each row when it is asked for.
+
+    The process also has the variables of `environment`.
 
     Raises:
       UserError: the process died or failed, which it says of `what`, or raised one itself.
@@ -30,7 +37,8 @@ def rows_of(
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe()
     process = context.Process(target=_send_rows, args=(sender, function, arguments), daemon=True)
-    process.start()
+    with mock.patch.dict(os.environ, environment):
+        process.start()
     sender.close()  # So that the end of the process is the end of the pipe.
     try:
         while True:

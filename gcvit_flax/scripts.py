@@ -4,10 +4,12 @@ A program is imported when it is called, so that none waits for the imports of t
 """
 
 from gcvit_flax.cli import run_cli
+from gcvit_flax.huge_pages import restart_with_huge_pages
 
 
 def train() -> None:
     """gcvit-train: python train.py."""
+    restart_with_huge_pages()
     from gcvit_flax.train import main
 
     run_cli(main)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from gcvit_flax.cli import outlive_output, run_cli
+from gcvit_flax.huge_pages import restart_with_huge_pages
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,4 +25,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     run_cli(main)

@@ -15,7 +15,9 @@ PACKAGE = ROOT / "gcvit_flax"
 
 # The room of each module of the top level; a folder is a room by its own name, together with the folders in it.
 ROOMS = {
-    "base": ("atomic", "cli", "config", "devices", "errors", "fields", "references", "storage", "variants"),
+    "base": (
+        *("atomic", "cli", "config", "devices", "errors", "fields", "huge_pages", "references", "storage", "variants"),
+    ),
     "inference": ("inference",),
     "tasks": ("classify", "export_stablehlo"),
     "programs": (

@@ -1,0 +1,33 @@
+import platform
+
+import pytest
+
+PROGRAM = """
+import os, pathlib, sys
+from gcvit_flax import huge_pages
+
+huge_pages._ENABLED = pathlib.Path("enabled")
+huge_pages._ACCELERATORS = ({accelerators})
+huge_pages.restart_with_huge_pages()
+print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), sys.flags.utf8_mode, sys.argv)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+@pytest.mark.parametrize(
+    ("enabled", "accelerators", "environment", "expected"),
+    [
+        ("always [madvise] never", "", {}, "glibc.malloc.hugetlb=1"),
+        ("[always] madvise never", "", {}, None),
+        ("always madvise [never]", "", {}, None),
+        ("always [madvise] never", "'null',", {}, None),
+        ("always [madvise] never", "", {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}, "glibc.malloc.arena_max=1"),
+    ],
+)
+def test_a_program_starts_again_with_huge_pages_where_they_help(
+    run_command, tmp_path, enabled, accelerators, environment, expected
+):
+    (tmp_path / "enabled").write_text(enabled)
+    (tmp_path / "program.py").write_text(PROGRAM.format(accelerators=accelerators))
+    printed = run_command("-X", "utf8", "program.py", "an option", **environment).stdout
+    assert printed.endswith(f" {expected} 1 ['program.py', 'an option']\n") and printed.count("\n") == 1
