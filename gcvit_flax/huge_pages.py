@@ -8,6 +8,7 @@ from pathlib import Path
 
 _ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _ACCELERATORS = ("nvidia[0-9]*", "accel*", "vfio/[0-9]*", "kfd")  # In /dev.
+_PROGRAMS = ("train.py", "gcvit-train", "gcvit_flax.train")  # The last is behind -m.
 _SETTING = "GLIBC_TUNABLES"
 
 
@@ -17,7 +18,8 @@ def restart_with_huge_pages() -> None:
     gcvit_xxtiny's training step then takes a tenth less time (docs/performance.md).
     """
     environment = huge_pages_environment()
-    if not environment or not hasattr(sys.modules["__main__"], "__file__"):
+    # Within another program, a notebook or a test say, it would start that again.
+    if not environment or not any(Path(word).name in _PROGRAMS for word in sys.orig_argv):
         return
     os.environ.update(environment)
     with contextlib.suppress(OSError):  # Then it goes on as it was started.

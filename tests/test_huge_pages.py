@@ -28,6 +28,12 @@ def test_a_program_starts_again_with_huge_pages_where_they_help(
     run_command, tmp_path, enabled, accelerators, environment, expected
 ):
     (tmp_path / "enabled").write_text(enabled)
-    (tmp_path / "program.py").write_text(PROGRAM.format(accelerators=accelerators))
-    printed = run_command("-X", "utf8", "program.py", "an option", **environment).stdout
-    assert printed.endswith(f" {expected} 1 ['program.py', 'an option']\n") and printed.count("\n") == 1
+    (tmp_path / "train.py").write_text(PROGRAM.format(accelerators=accelerators))
+    printed = run_command("-X", "utf8", "train.py", "an option", **environment).stdout
+    assert printed.endswith(f" {expected} 1 ['train.py', 'an option']\n") and printed.count("\n") == 1
+
+
+def test_other_programs_do_not_start_again(run_command, tmp_path):
+    (tmp_path / "enabled").write_text("always [madvise] never")
+    (tmp_path / "tests.py").write_text(PROGRAM.format(accelerators=""))
+    assert " None 0 ['tests.py']" in run_command("tests.py").stdout
