@@ -1,7 +1,5 @@
 """ONNX Runtime's side of `benchmarks.compare`: timm's network from an ONNX file, on the CPU, in float32."""
 
-import numpy as np
-
 from benchmarks.timm_onnx import exported
 from gcvit_flax.errors import UserError
 from gcvit_flax.training.report.process_memory import peak_memory_of_process
@@ -13,13 +11,11 @@ class Side:
     def __init__(self, options):
         if options.dtype != "float32":
             raise UserError(f"--peer onnxruntime computes in float32 on a CPU: leave out --dtype {options.dtype}")
-        with exported(options) as path:
+        with exported(options) as (path, images):
             import onnxruntime
 
             self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         self.what = f"ONNX Runtime {onnxruntime.__version__}"
-        shape = (options.batch, 3, options.image_size, options.image_size)
-        images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
         self._inputs = {self._session.get_inputs()[0].name: images}
 
     def run(self) -> None:

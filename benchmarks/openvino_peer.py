@@ -1,7 +1,5 @@
 """OpenVINO's side of `benchmarks.compare`: timm's network from an ONNX file, on the CPU, for the lowest latency."""
 
-import numpy as np
-
 from benchmarks.timm_onnx import exported
 from gcvit_flax.training.report.process_memory import peak_memory_of_process
 
@@ -12,15 +10,13 @@ class Side:
     """The compiled forward pass; its products have the precision asked for, not the CPU's default of bfloat16."""
 
     def __init__(self, options):
-        with exported(options) as path:
+        with exported(options) as (path, self._images):
             import openvino
 
             wanted = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _PRECISIONS[options.dtype]}
             self._model = openvino.Core().compile_model(path, "CPU", wanted)
         precision = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.what = f"OpenVINO {openvino.__version__.split('-')[0]}, {precision}"
-        shape = (options.batch, 3, options.image_size, options.image_size)
-        self._images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
     def run(self) -> None:
         """One call."""

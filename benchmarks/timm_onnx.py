@@ -10,14 +10,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
 from benchmarks.timm_network import INSTALL, create
 from gcvit_flax.cli import run_cli
 from gcvit_flax.errors import UserError
 
 
 @contextmanager
-def exported(options) -> Iterator[str]:
-    """The path of a file with the network in inference mode, for images (batch, 3, side, side) float32.
+def exported(options) -> Iterator[tuple[str, np.ndarray]]:
+    """The path of a file with the network in inference mode, and images for it, (batch, 3, side, side) float32.
 
     Raises:
       UserError: (a ValueError) a library is missing, timm has no such network, or options are not for inference.
@@ -39,7 +41,8 @@ def exported(options) -> Iterator[str]:
         if done.returncode:
             *_, reason = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
             raise UserError(f"timm's {options.variant} cannot be exported: {reason.removeprefix('error: ')}")
-        yield path
+        shape = (options.batch, 3, options.image_size, options.image_size)
+        yield path, np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
 def main() -> None:

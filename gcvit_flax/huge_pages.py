@@ -31,7 +31,7 @@ def huge_pages_environment() -> dict[str, str]:
 
     It is for Linux without an accelerator, where programs have to ask for huge pages, and leaves a user's own alone.
     """
-    if platform.libc_ver()[0] != "glibc" or _SETTING in os.environ:
+    if _SETTING in os.environ or platform.libc_ver()[0] != "glibc":
         return {}
     if not _ENABLED.exists() or "[madvise]" not in _ENABLED.read_text():
         return {}
