@@ -15,7 +15,7 @@ print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), sys.flags.utf8_mode, sys.ar
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 @pytest.mark.parametrize(
-    ("enabled", "accelerators", "environment", "expected"),
+    ("enabled", "accelerators", "variables", "expected"),
     [
         ("always [madvise] never", "", {}, "glibc.malloc.hugetlb=1"),
         ("[always] madvise never", "", {}, None),
@@ -25,11 +25,11 @@ print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), sys.flags.utf8_mode, sys.ar
     ],
 )
 def test_a_program_starts_again_with_huge_pages_where_they_help(
-    run_command, tmp_path, enabled, accelerators, environment, expected
+    run_command, tmp_path, enabled, accelerators, variables, expected
 ):
     (tmp_path / "enabled").write_text(enabled)
     (tmp_path / "train.py").write_text(PROGRAM.format(accelerators=accelerators))
-    printed = run_command("-X", "utf8", "train.py", "an option", **environment).stdout
+    printed = run_command("-X", "utf8", "train.py", "an option", **variables).stdout
     assert printed.endswith(f" {expected} 1 ['train.py', 'an option']\n") and printed.count("\n") == 1
 
 
