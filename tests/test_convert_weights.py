@@ -104,10 +104,11 @@ def test_verify_refuses_other_arrays(tmp_path, tiny):
     content = (tmp_path / "whole.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
     (tmp_path / "changed.npz").write_bytes(content[:5000] + b"?" + content[5001:])
+    (tmp_path / "shorter.npz").write_bytes(content[:68] + b"f" + content[69:])  # The length of the array's own header.
     np.savez(tmp_path / "none.npz", images=images[:0])
     with (tmp_path / "alone.npz").open("wb") as file:
         np.save(file, images)
-    reasons = {"x": "images", "absent": "No such file", "changed": "CRC", "none": "it has none"}
+    reasons = {"x": "images", "absent": "No such file", "changed": "CRC", "shorter": "CRC", "none": "it has none"}
     for name, reason in (reasons | dict.fromkeys(("y", "cut", "alone"), "not a zip file")).items():
         with pytest.raises(UserError, match=rf"holds no images \(.*{reason}"):
             verify(tmp_path / "m", tmp_path / f"{name}.npz")

@@ -8,11 +8,15 @@ from small import full_disk
 from gcvit_flax.devices import choose_devices, enable_compilation_cache, inference_options
 
 
+SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+
+
 @pytest.fixture(autouse=True)
-def restored_cache_folder():
-    before = jax.config.jax_compilation_cache_dir
+def restored_settings():
+    before = {name: getattr(jax.config, name) for name in SETTINGS}
     yield
-    jax.config.update("jax_compilation_cache_dir", before)
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 def test_the_number_of_devices_divides_the_batch():
@@ -35,6 +39,17 @@ def test_compiled_programs_are_kept_if_possible(tmp_path, caplog):
         enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir is None
     assert "compiled programs cannot be kept" in caplog.text
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [(None, 0.0), ("3", 5.0)])
+def test_short_programs_are_kept_too_unless_the_user_says_otherwise(tmp_path, monkeypatch, chosen, expected):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 5.0)
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
+    if chosen:
+        monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", chosen)
+    enable_compilation_cache()
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == expected
 
 
 def test_a_full_disk_disables_the_cache(tmp_path, caplog):

@@ -1,5 +1,6 @@
 """The logits of a converted model for an image or for stored inputs, to compare with another program's."""
 
+import io
 import os
 import zipfile
 from pathlib import Path
@@ -54,8 +55,9 @@ def stored_images(path: Path) -> np.ndarray:
       UserError: it has none, or is damaged.
     """
     try:
-        with zipfile.ZipFile(path), np.load(path) as arrays:  # NumPy takes files of other kinds too.
-            images = np.asarray(arrays["images"], np.float32)
+        with zipfile.ZipFile(path) as archive:  # Which NumPy would read only as far as its header says.
+            content = archive.read("images.npy")
+        images = np.asarray(np.load(io.BytesIO(content)), np.float32)
         problem = None if len(images) else "it has none"
     except Exception as error:  # A damaged file can make NumPy raise nearly anything.
         problem = summarize_error(error)
