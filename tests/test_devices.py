@@ -7,7 +7,6 @@ from small import full_disk
 
 from gcvit_flax.devices import choose_devices, enable_compilation_cache, inference_options
 
-
 SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 
 

@@ -4,11 +4,7 @@ Their pixels are float32 on the scale of 8 bits, so that 16 bits keep their prec
 their full range as 0..255, and all other data 255 times its own units. Networks see them after (x / 255 - mean) / std.
 """
 
-import io
-import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -27,10 +23,9 @@ from gcvit_flax.data.decode import (
     to_rgb,
     upright,
 )
-from gcvit_flax.errors import summarize_error
+from gcvit_flax.data.tiff import is_tiff, read_tiff
 
 RGB = 3
-_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 Size = tuple[int, int]  # Width and height, as in Pillow.
 
 
@@ -123,8 +118,8 @@ def _read_array(source: ImageSource, name: str, channels: int) -> np.ndarray:
     if not isinstance(source, Image.Image):
         if is_npy(source):
             return read_npy(source, name)
-        if channels > 1 and _is_tiff(source):
-            return _read_tiff(source, name, channels)
+        if channels > 1 and is_tiff(source):
+            return read_tiff(source, name, channels)
     with open_image(source, name) as image:
         check_samples(image, name)
         image = upright(image)
@@ -133,38 +128,6 @@ def _read_array(source: ImageSource, name: str, channels: int) -> np.ndarray:
         if channels == 1 and image.mode not in ("L", "F"):
             image = to_rgb(image, name).convert("L")
         return np.asarray(image)
-
-
-def _is_tiff(source: str | os.PathLike[str] | bytes) -> bool:
-    if isinstance(source, bytes):
-        return source.startswith(_TIFF_MAGIC)
-    return Path(source).suffix.lower() in (".tif", ".tiff")
-
-
-def _read_tiff(source: str | os.PathLike[str] | bytes, name: str, channels: int) -> np.ndarray:
-    """The first image of a TIFF file (H, W) or (H, W, channels), of samples of any type, which Pillow does not read."""
-    import tifffile  # Slow to import.
-
-    try:
-        with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            series = file.series[0]
-            if math.prod(series.shape) > channels * 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
-                raise Image.DecompressionBombError
-            page = series.keyframe
-            if len(page.dataoffsets) < (expected := math.prod(page.chunked)):  # tifffile would fill up the rest.
-                raise ValueError(f"{len(page.dataoffsets)} of {expected} strips or tiles")
-            array, axes = series.asarray(), series.axes
-    except (FileNotFoundError, MemoryError, Image.DecompressionBombError):
-        raise  # `reported_as` says these.
-    except Exception as error:  # Damaged files make tifffile raise errors of many kinds.
-        raise UnreadableImage(
-            f"{name}: not a TIFF file that tifffile can read ({summarize_error(error)}); replace or remove it"
-        ) from error
-    if array.ndim != 3 or not {*"YX"} <= {*axes}:
-        return array
-    upright = np.moveaxis(array, (axes.index("Y"), axes.index("X")), (0, 1))
-    # An array (H, W, channels) that was written without further words is H pages in the file.
-    return array if upright.shape[2] != channels == array.shape[2] else upright
 
 
 def _on_scale_of_8_bits(array: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -176,3 +177,25 @@ def test_a_damaged_tiff_does_not_take_the_time_and_memory_that_it_claims():
     content[height : height + 4] = (2**31).to_bytes(4, "little")
     with pytest.raises(UnreadableImage, match=r"x: more than the 178,956,970 pixels"):
         read_picture(bytes(content), "x", channels=5)
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_pages_that_lead_back_to_an_earlier_one_are_damage(is_cut):
+    """tifffile looks for such circles among the first hundred pages alone, and otherwise collects pages for good."""
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as writer:
+        for _ in range(160):
+            writer.write(PIXELS[:4, :4], photometric="minisblack", planarconfig="contig", metadata=None)
+    content = bytearray(stream.getvalue())
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        offsets = [page.offset for page in file.pages]
+    last = 150
+    (tags,) = struct.unpack("<H", content[offsets[last] : offsets[last] + 2])
+    end = offsets[last] + 2 + 12 * tags
+    assert content[end : end + 4] == struct.pack("<I", offsets[last + 1])
+    if is_cut:  # Then tifffile takes the last bytes that are there for the next page's place.
+        end -= 5
+        del content[end + 4 :]
+    content[end : end + 4] = struct.pack("<I", offsets[last - 5])
+    with pytest.raises(UnreadableImage, match=rf"\(after {last + 1} pages comes an earlier one again\)"):
+        read_picture(bytes(content), "x", 5)
