@@ -11,7 +11,7 @@ TIMM = .venv-timm
 GCS = .venv-gcs
 TPU = .venv-tpu
 
-.PHONY: train test docs-check soak test-peers test-timm test-gcs test-tpu lint format environments clean
+.PHONY: train test docs-check soak test-peers test-timm test-gcs test-tpu lint format environments python clean
 
 train: $(INSTALLED)
 	$(RUN) train.py
@@ -54,35 +54,37 @@ format: $(INSTALLED)
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
+python:
+	@$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), f'Python 3.11 or newer is needed, this is {sys.version}'"
+
 # All that CI needs; with -j, at the same time.
 environments: $(INSTALLED) $(PEERS)/.installed $(GCS)/.installed $(TPU)/.installed
 
 # Reinstalls only when what is to be installed changes.
-$(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), f'Python 3.11 or newer is needed, this is {sys.version}'"
+$(INSTALLED): pyproject.toml constraints.txt | python
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) $(INSTALL) -c constraints.txt -e ".[dev]"
 	touch $@
 
-$(PEERS)/.installed: tests/peers/requirements.txt
+$(PEERS)/.installed: tests/peers/requirements.txt | python
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python $(INSTALL) -r $<
 	$(PEERS)/bin/python $(INSTALL) --no-deps gcvit==1.1.6
 	touch $@
 
 # torch first: the others would ask for its newest build.
-$(TIMM)/.installed: tests/peers/requirements-timm.txt
+$(TIMM)/.installed: tests/peers/requirements-timm.txt | python
 	$(PYTHON) -m venv $(TIMM)
 	$(TIMM)/bin/python $(INSTALL) "$$(grep ^torch== $<)"
 	$(TIMM)/bin/python $(INSTALL) -r $<
 	touch $@
 
-$(GCS)/.installed: pyproject.toml constraints.txt tests/gcs/requirements.txt
+$(GCS)/.installed: pyproject.toml constraints.txt tests/gcs/requirements.txt | python
 	$(PYTHON) -m venv $(GCS)
 	$(GCS)/bin/python $(INSTALL) -c constraints.txt -r tests/gcs/requirements.txt
 	touch $@
 
-$(TPU)/.installed: pyproject.toml constraints.txt tests/tpu/requirements.txt
+$(TPU)/.installed: pyproject.toml constraints.txt tests/tpu/requirements.txt | python
 	$(PYTHON) -m venv $(TPU)
 	$(TPU)/bin/python $(INSTALL) -c constraints.txt -r tests/tpu/requirements.txt
 	touch $@

@@ -13,7 +13,8 @@ from gcvit_flax.storage import absolute, is_remote
 
 logger = logging.getLogger("gcvit_flax")
 
-_LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+_LEAST_SECONDS = "jax_persistent_cache_min_compile_time_secs"
+_JAX_LEAST_SECONDS = 1.0  # Unless the user has chosen.
 _PROBE_BYTES = 2**20  # As large as a compiled program, to find out whether there is room for one.
 
 
@@ -92,9 +93,9 @@ def check_divides(batch_size: int, devices: int, unit: int, option: str) -> None
 def enable_compilation_cache() -> None:
     """Turns on JAX's persistent compilation cache, in JAX_COMPILATION_CACHE_DIR or ~/.cache/gcvit_flax.
 
-    A folder of this machine keeps every program, a bucket those that take a second to compile, unless
-    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS says otherwise. If the folder cannot be written to, a warning is logged
-    and every program is compiled again.
+    A folder of this machine keeps every program, a bucket those that take a second to compile, unless JAX's own setting
+    of that time has been changed. If the folder cannot be written to, a warning is logged and every program is compiled
+    again.
     """
     chosen: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # Set up at run time.
     try:
@@ -103,8 +104,8 @@ def enable_compilation_cache() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as probe:
                 probe.write(bytes(_PROBE_BYTES))
-            if _LEAST_SECONDS not in os.environ:
-                jax.config.update(_LEAST_SECONDS.lower(), 0.0)  # Even short programs are read faster than compiled.
+            if getattr(jax.config, _LEAST_SECONDS) == _JAX_LEAST_SECONDS:
+                jax.config.update(_LEAST_SECONDS, 0.0)  # Even short programs are read faster than compiled.
         jax.config.update("jax_compilation_cache_dir", str(folder))
     except (UserError, OSError) as error:
         jax.config.update("jax_compilation_cache_dir", None)

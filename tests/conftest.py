@@ -68,7 +68,6 @@ def finetune(photos) -> list:
 def kept_programs(compiled_programs) -> None:
     """What one test has compiled, no other compiles again."""
     jax.config.update("jax_compilation_cache_dir", str(compiled_programs))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -40,13 +40,12 @@ def test_compiled_programs_are_kept_if_possible(tmp_path, caplog):
     assert "compiled programs cannot be kept" in caplog.text
 
 
-@pytest.mark.parametrize(("chosen", "expected"), [(None, 0.0), ("3", 5.0)])
-def test_short_programs_are_kept_too_unless_the_user_says_otherwise(tmp_path, monkeypatch, chosen, expected):
+@pytest.mark.parametrize(("chosen", "remote", "expected"), [(1.0, False, 0.0), (3.0, False, 3.0), (1.0, True, 1.0)])
+def test_short_programs_are_kept_too_but_in_buckets(tmp_path, monkeypatch, chosen, remote, expected):
+    """Unless the user has chosen a time."""
+    monkeypatch.setattr("gcvit_flax.devices.is_remote", lambda folder: remote)
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 5.0)
-    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
-    if chosen:
-        monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", chosen)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", chosen)
     enable_compilation_cache()
     assert jax.config.jax_persistent_cache_min_compile_time_secs == expected
 

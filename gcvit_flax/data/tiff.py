@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import tifffile
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Where tifffile gives up reading a page, and up to which page it sees a circle.
+_MOST_TAGS, _PAGES_OF_KNOWN_CIRCLES = 4096, 100
 
 
 def is_tiff(source: str | os.PathLike[str] | bytes) -> bool:
@@ -59,22 +61,24 @@ def read_tiff(source: str | os.PathLike[str] | bytes, name: str, channels: int) 
 
 
 def _check_that_pages_end(file: "tifffile.TiffFile") -> None:
-    """Raises ValueError if tifffile, which counts the pages, would come to an earlier one again, and so to no end.
+    """Raises ValueError if tifffile, which counts the pages, would go around in a circle of them and collect memory.
 
-    Each page ends with the place of the next (TIFF 6.0, section 2); of one that is cut off, tifffile takes the last
-    bytes there are.
+    Each page ends with the place of the next (TIFF 6.0, section 2). tifffile ends at a circle that it has entered
+    within its first pages.
     """
     tiff, stream, offset = file.tiff, file.filehandle, file.pages.first.offset
     seen: set[int] = set()
-    while offset:
-        if offset in seen:
-            raise ValueError(f"after {len(seen)} pages comes an earlier one again")
+    while 0 < offset < stream.size and offset not in seen:
         seen.add(offset)
+        stream.seek(offset)
         try:
-            stream.seek(offset)
             (tags,) = struct.unpack(tiff.tagnoformat, stream.read(tiff.tagnosize))
-            (offset,) = struct.unpack(
-                tiff.offsetformat, stream.read(tags * tiff.tagsize + tiff.offsetsize)[-tiff.offsetsize :]
-            )
-        except (struct.error, OSError, OverflowError):
-            return  # Where the file ends, tifffile ends too.
+            if tags > _MOST_TAGS:
+                return
+            # Of a page that is cut off, tifffile too takes the last bytes there are.
+            end = stream.read(tags * tiff.tagsize + tiff.offsetsize)[-tiff.offsetsize :]
+            (offset,) = struct.unpack(tiff.offsetformat, end)
+        except struct.error:
+            return
+    if offset in seen and len(seen) >= _PAGES_OF_KNOWN_CIRCLES:
+        raise ValueError(f"after {len(seen)} pages comes an earlier one again")

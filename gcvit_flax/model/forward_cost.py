@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from gcvit_flax.model.gcvit import GCViT
-from gcvit_flax.model.tree import abstract_params
+from gcvit_flax.model.init import abstract_params
 
 # In a module's path, such as GCViT/GCViT.features/levels_0/blocks_1/mlp.
 _PART, _BLOCK = re.compile(r"/(patch_embed|levels_\d+|head)(?=/|$)"), re.compile(r"/blocks_(\d+)(?=/|$)")

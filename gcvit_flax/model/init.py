@@ -1,5 +1,6 @@
 """Fast initialization of all parameters: one uniform and one normal draw, cut into parameters."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,6 @@ from gcvit_flax.config import GCViTConfig
 from gcvit_flax.model.convs import stem_init_bound
 from gcvit_flax.model.gcvit import GCViT
 from gcvit_flax.model.layers import NORMAL_STD
-from gcvit_flax.model.tree import abstract_params
 
 Path = tuple[str, ...]
 Shape = tuple[int, ...]
@@ -26,10 +26,16 @@ def init_params(model: GCViT, key: jax.Array) -> dict[str, Any]:
 
     XLA compiles the two draws in about a second, against twenty and more with one random generator per parameter.
     """
-    leaves = flax.traverse_util.flatten_dict(abstract_params(model))
-    shapes = {path: leaves[path].shape for path in sorted(leaves)}  # The draws are cut in this order.
+    shapes = {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(abstract_params(model)).items()}
     draw = jax.jit(lambda key: _draw(key, shapes, model.config))
     return flax.traverse_util.unflatten_dict(draw(key))
+
+
+@functools.lru_cache
+def abstract_params(model: GCViT) -> dict[str, Any]:
+    """The parameter tree of `model` as shapes and dtypes, without computing any; not to be changed."""
+    images = jax.ShapeDtypeStruct((1, *model.config.image_size, model.config.in_channels), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), images)["params"]
 
 
 def _draw(key: jax.Array, shapes: dict[Path, Shape], config: GCViTConfig) -> dict[Path, jax.Array]:

@@ -1,7 +1,6 @@
 """Parameter trees as flat dicts, "levels_0/blocks_1/attn/qkv/kernel" -> array, and the strict comparison of two."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from gcvit_flax.config import LEVEL_STRIDES, GCViTConfig
 from gcvit_flax.errors import UserError
 from gcvit_flax.model.gcvit import GCViT
+from gcvit_flax.model.init import abstract_params
 
 # Defaults of the fields on which no parameter's shape depends, so that one network is traced for all values of them.
 _SHAPELESS: dict[str, Any] = {
@@ -57,11 +57,6 @@ def flat_parameters(model: GCViT, variables: Any) -> dict[str, Any]:
     return flat
 
 
-def abstract_params(model: GCViT) -> dict[str, Any]:
-    """The parameter tree of `model`, which is not fused, as shapes and dtypes; nothing is computed."""
-    return unflatten(parameter_shapes(model.config))
-
-
 def parameter_shapes(config: GCViTConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Name -> shape and dtype of each parameter of `config`'s network; nothing is computed."""
     # Blocks alternate between two kinds, so two per level stand for all of them: tracing every one would take seconds.
@@ -69,7 +64,7 @@ def parameter_shapes(config: GCViTConfig) -> dict[str, jax.ShapeDtypeStruct]:
     sides = _smallest_sides(config)
     depths = tuple(min(depth, 2) for depth in config.depths)
     short = dataclasses.replace(config, depths=depths, **sides, **_SHAPELESS)
-    traced = _traced_shapes(short)
+    traced = flatten(abstract_params(GCViT(short)))
     shapes = dict(traced)
     for level, depth in enumerate(config.depths):
         rows = math.prod(2 * side - 1 for side in config.window_size[level])
@@ -79,12 +74,6 @@ def parameter_shapes(config: GCViTConfig) -> dict[str, jax.ShapeDtypeStruct]:
             table = f"{prefix}attn/relative_position_bias_table"
             shapes[table] = jax.ShapeDtypeStruct((rows, config.num_heads[level]), shapes[table].dtype)
     return shapes
-
-
-@functools.lru_cache
-def _traced_shapes(config: GCViTConfig) -> Mapping[str, jax.ShapeDtypeStruct]:
-    images = jax.ShapeDtypeStruct((1, *config.image_size, config.in_channels), jnp.float32)
-    return flatten(jax.eval_shape(GCViT(config).init, jax.random.key(0), images)["params"])
 
 
 def _smallest_sides(config: GCViTConfig) -> dict[str, Any]:

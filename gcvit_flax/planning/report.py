@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from gcvit_flax.model.gcvit import GCViT
-from gcvit_flax.model.tree import abstract_params
+from gcvit_flax.model.init import abstract_params
 from gcvit_flax.planning.chips import TpuGeneration
 from gcvit_flax.planning.compiled_step import CompiledStep
 from gcvit_flax.planning.costs import Costs, read_costs

@@ -19,7 +19,7 @@ from flax.training import train_state
 from gcvit_flax.data.preprocess import normalize
 from gcvit_flax.inference import apply_in_parts
 from gcvit_flax.model.gcvit import GCViT
-from gcvit_flax.model.tree import abstract_params
+from gcvit_flax.model.init import abstract_params
 from gcvit_flax.training.accumulation import sum_over_parts
 from gcvit_flax.training.augment.augment import augment
 from gcvit_flax.training.augment.mixing import mix

@@ -55,7 +55,8 @@ def stored_images(path: Path) -> np.ndarray:
       UserError: it has none, or is damaged.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # Which NumPy would read only as far as its header says.
+        # Whole, or its checksum is not compared: np.load of the .npz stops where the array's header says that it ends.
+        with zipfile.ZipFile(path) as archive:
             content = archive.read("images.npy")
         images = np.asarray(np.load(io.BytesIO(content)), np.float32)
         problem = None if len(images) else "it has none"

@@ -1,8 +1,12 @@
 """Images of any number of channels: arrays, .npy, TIFF, alpha; and what is no such image."""
 
+import contextlib
 import dataclasses
 import io
+import resource
 import struct
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,23 +183,64 @@ def test_a_damaged_tiff_does_not_take_the_time_and_memory_that_it_claims():
         read_picture(bytes(content), "x", channels=5)
 
 
+@pytest.mark.parametrize("bigtiff", [False, True])
 @pytest.mark.parametrize("is_cut", [False, True])
-def test_pages_that_lead_back_to_an_earlier_one_are_damage(is_cut):
-    """tifffile looks for such circles among the first hundred pages alone, and otherwise collects pages for good."""
+def test_pages_that_lead_back_to_an_earlier_one(is_cut, bigtiff, tmp_path):
+    """tifffile sees such a circle among the first hundred pages, and would collect those of a later one for good."""
+    size, count, tag = (8, "<Q", 20) if bigtiff else (4, "<H", 12)
     stream = io.BytesIO()
-    with tifffile.TiffWriter(stream) as writer:
+    with tifffile.TiffWriter(stream, bigtiff=bigtiff) as writer:
         for _ in range(160):
-            writer.write(PIXELS[:4, :4], photometric="minisblack", planarconfig="contig", metadata=None)
-    content = bytearray(stream.getvalue())
-    with tifffile.TiffFile(io.BytesIO(content)) as file:
+            writer.write(PIXELS[:4, :4, 0], photometric="minisblack", metadata=None)
+    whole = stream.getvalue()
+    with tifffile.TiffFile(io.BytesIO(whole)) as file:
         offsets = [page.offset for page in file.pages]
-    last = 150
-    (tags,) = struct.unpack("<H", content[offsets[last] : offsets[last] + 2])
-    end = offsets[last] + 2 + 12 * tags
-    assert content[end : end + 4] == struct.pack("<I", offsets[last + 1])
-    if is_cut:  # Then tifffile takes the last bytes that are there for the next page's place.
-        end -= 5
-        del content[end + 4 :]
-    content[end : end + 4] = struct.pack("<I", offsets[last - 5])
-    with pytest.raises(UnreadableImage, match=rf"\(after {last + 1} pages comes an earlier one again\)"):
-        read_picture(bytes(content), "x", 5)
+
+    def circle(last: int) -> bytes:
+        (tags,) = struct.unpack_from(count, whole, offsets[last])
+        end = offsets[last] + struct.calcsize(count) + tag * tags
+        assert whole[end : end + size] == offsets[last + 1].to_bytes(size, "little")
+        if is_cut:  # Then tifffile takes the last bytes that are there for the next page's place.
+            end -= 5
+        return whole[:end] + offsets[last - 5].to_bytes(size, "little") + (b"" if is_cut else whole[end + size :])
+
+    (tmp_path / "x.tif").write_bytes(circle(150))
+    for source in (circle(150), tmp_path / "x.tif"):
+        with (
+            little_memory(),
+            pytest.raises(UnreadableImage, match=r"\(after 151 pages comes an earlier one again\)"),
+        ):
+            read_picture(source, "x", 5)
+    with pytest.raises(UnreadableImage, match="channels, expected 5"):  # They are read.
+        read_picture(circle(60), "x", 5)
+
+
+@pytest.mark.parametrize("at", ["tags", "next page"])
+def test_numbers_at_the_end_of_a_page_need_not_be_sensible(at, tmp_path):
+    """Of the only page of a BigTIFF file: how many tags it has, and where the next begins."""
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, PIXELS, photometric="minisblack", planarconfig="contig", bigtiff=True, metadata=None)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        offset, tags = file.pages[0].offset, len(file.pages[0].tags)
+    place = offset if at == "tags" else offset + 8 + 20 * tags
+    content[place : place + 8] = (2**63 if at == "next page" else 2**40).to_bytes(8, "little")
+    path.write_bytes(content)
+    for source in (bytes(content), path):
+        if at == "tags":
+            with pytest.raises(UnreadableImage, match="suspicious number of tags"):
+                read_picture(source, "x", 5)
+        else:
+            assert (pixels_of(source, 5) == PIXELS).all()
+
+
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    """No more than 300 MB beyond what this process has."""
+    has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (has + 300 * 2**20, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -1,4 +1,4 @@
-"""The network's kernels at published sizes, compiled for each generation: registers, memory and layouts are its own."""
+"""The network's kernels at published sizes, compiled for each generation or, the largest, for two of them."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from gcvit_flax.model.kernels.windowed_attention import windowed_attention
 
 pytestmark = pytest.mark.tpu
 
-# For what takes the compiler ten seconds and more: v4 has the least vector memory.
+# Registers, memory and layouts are a generation's own; v4 has the least vector memory.
 TWO_GENERATIONS = pytest.mark.parametrize("tpu", ["v4:2x2x4", "v5e:4x8"], indirect=True)
 
 # Of gcvit_xxtiny and, padded, gcvit_large_384's first level: n, window, channels, heads, global, type and masked.

@@ -6,7 +6,7 @@ import pytest
 from small import TINY
 
 from gcvit_flax.model.gcvit import create_model
-from gcvit_flax.model.tree import abstract_params
+from gcvit_flax.model.init import abstract_params
 from gcvit_flax.training.optim import learning_rate_scales, make_optimizer
 from gcvit_flax.training.train_config import TrainConfig
 

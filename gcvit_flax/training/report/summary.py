@@ -6,7 +6,7 @@ import gcvit_flax
 from gcvit_flax.data.bands import RGB
 from gcvit_flax.data.sources import Dataset
 from gcvit_flax.model.gcvit import GCViT
-from gcvit_flax.model.tree import abstract_params
+from gcvit_flax.model.init import abstract_params
 from gcvit_flax.training.plan import Plan
 from gcvit_flax.training.train_config import TrainConfig
 

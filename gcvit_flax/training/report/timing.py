@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gcvit_flax.model.gcvit import GCViT
-from gcvit_flax.model.tree import abstract_params
+from gcvit_flax.model.init import abstract_params
 from gcvit_flax.training.report.process_memory import peak_memory_of_process
 
 # Dense FLOP/s of one JAX device in bfloat16 (float16 on V100), from the vendors' data sheets: cloud.google.com/tpu/docs
