@@ -2,8 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
-# Python compiles what is imported, when it is: a third of an installation's time.
-INSTALL = -m pip install --quiet --disable-pip-version-check --no-compile
+INSTALL = -m pip install --quiet --disable-pip-version-check
 INSTALLED = $(VENV)/.installed
 
 PEERS = .venv-peers
@@ -11,13 +10,17 @@ TIMM = .venv-timm
 GCS = .venv-gcs
 TPU = .venv-tpu
 
-.PHONY: train test docs-check soak test-peers test-timm test-gcs test-tpu lint format environments python clean
+.PHONY: train test test-programs docs-check soak test-peers test-timm test-gcs test-tpu lint format environments python clean
 
 train: $(INSTALLED)
 	$(RUN) train.py
 
 test: $(INSTALLED)
 	$(RUN) -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
+
+# Runs from beginning to end: stopped, resumed, by several processes, by notebooks.
+test-programs: $(INSTALLED)
+	$(RUN) -m pytest -q -m programs -n 2 --dist loadscope --no-loadscope-reorder
 
 # The commands and the Python of all documents, as they are written.
 docs-check: $(INSTALLED)

@@ -17,6 +17,8 @@ from benchmarks.processes import OutOfTimeError, rows_of
 from gcvit_flax.errors import UserError
 from gcvit_flax.model import kernels
 
+pytestmark = pytest.mark.programs
+
 SMALL_RUN = ["-m", "benchmarks.compare", "--batch", "2", "--image-size", "32", "--rounds", "1", "--peer", "none"]
 
 

@@ -17,6 +17,8 @@ from gcvit_flax.training import launch, setup
 from gcvit_flax.training.train_config import TrainConfig
 from gcvit_flax.weights.model_folder import load_model, save_model
 
+pytestmark = pytest.mark.programs
+
 STEPS = ["--max-steps", "2", "--crop-area", "0.5", "1"]
 
 

@@ -6,6 +6,8 @@ import matplotlib.pyplot as plt
 import pytest
 from small import ROOT, SMALL, read_metrics
 
+pytestmark = pytest.mark.programs
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MICRO = ROOT / "tests" / "fixtures" / "micro.keras302.keras"
 

@@ -12,6 +12,8 @@ from gcvit_flax.weights.download import place
 from gcvit_flax.weights.model_folder import load_model, save_model
 from gcvit_flax.weights.published import PUBLISHED
 
+pytestmark = pytest.mark.programs
+
 NAME = "gcvit_1k_tiny"  # The file's name.
 CONVERT = ROOT / "convert_keras_weights.py"
 CLASSES = ["blue_things", "green_things", "red_things"]

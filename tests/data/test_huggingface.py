@@ -185,6 +185,7 @@ def test_worker_processes_map_the_files(saved, photos, tmp_path):
         np.testing.assert_array_equal(ours["image"], theirs["image"])
 
 
+@pytest.mark.programs
 def test_from_training_to_evaluation(saved, finetune, run_command, tmp_path):
     command = [*finetune, "--data", f"hf:{saved}[train[:50%]+train[50%:]]", "--workers", "1"]
     process = run_command(*command)

@@ -60,6 +60,7 @@ def test_the_validation_part_stays_whole(photos):
         assert {data.train[index][2] for index in range(len(data.train))} < everything
 
 
+@pytest.mark.programs
 def test_from_the_command_line(finetune, photos, run_command, tmp_path):
     """Config and output say how many images there are; the run resumes with these alone."""
     few = [*finetune, "--shots", "4", "--repeated-augmentation", "2", "--crop-interpolation", "random", "--epochs", "2"]

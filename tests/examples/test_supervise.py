@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from small import ROOT, read_metrics
 
+pytestmark = pytest.mark.programs
+
 SUPERVISE = ROOT / "examples" / "cloud_tpu" / "supervise.py"
 REPOSITORY = "https://example.org/gcvit_flax"
 # What a machine's setup downloads: a program that the test has written, and an empty bucket.

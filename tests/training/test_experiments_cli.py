@@ -6,6 +6,8 @@ import pytest
 import yaml
 from small import TRAIN, read_metrics
 
+pytestmark = pytest.mark.programs
+
 RECIPE = {
     **{"optimizer": "lion", "betas": [0.9, 0.98], "loss": "binary_cross_entropy", "mixup": 0.8, "mix_off_epoch": 0.5},
     **{"warmup_epochs": 0.5, "warmup_learning_rate": "1e-4", "final_learning_rate": 2e-4, "ema_decay": 0.5},

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from small import free_address, read_metrics, wait_until
 
+pytestmark = pytest.mark.programs
+
 # Everything that is random but dropout follows the example's place in the global batch.
 EVERYTHING = [
     *("--batch-size", "8", "--dropout-rate", "0", "--ema-decay", "0.9", "--mixup", "0.8", "--cutmix", "1"),

@@ -22,6 +22,8 @@ from gcvit_flax.training.setup import build_model
 from gcvit_flax.training.train_config import TrainConfig
 from gcvit_flax.weights.model_folder import load_model, read_folder, save_model
 
+pytestmark = pytest.mark.programs
+
 
 def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(run_command, finetune, environment, tmp_path):
     """kill -9, mostly in the middle of a save: the same losses and parameters, bit for bit. tests/soak has more."""

@@ -13,6 +13,8 @@ from gcvit_flax.training import command_line, launch, loop
 from gcvit_flax.training.preemption import InterruptibleBatches, StopRequested, StopSignals
 from gcvit_flax.weights.model_folder import read_folder
 
+pytestmark = pytest.mark.programs
+
 
 @pytest.fixture
 def train(photos, tmp_path, monkeypatch, capsys):

@@ -8,6 +8,8 @@ import sys
 import pytest
 from small import alive, read_metrics, wait_until
 
+pytestmark = pytest.mark.programs
+
 LONG = ["--epochs", "400"]
 
 
