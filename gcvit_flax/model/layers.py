@@ -12,7 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gcvit_flax.model.kernels.narrow import product, promote_but_kernels
+from gcvit_flax.model.kernels.dense import product
+from gcvit_flax.model.kernels.narrow import promote_but_kernels
 from gcvit_flax.model.kernels.pointwise import layer_norm
 
 LAYER_NORM_EPSILON = 1e-5  # linen's default is 1e-6.

@@ -1,4 +1,4 @@
-"""Products with kernels in bfloat16 inside of a float32 network: faster on CPUs with instructions for them.
+"""Kernels in bfloat16 inside of a float32 network: products with them are faster on CPUs with instructions for them.
 
 Only the operands of products are rounded. Their sums, and all else that the network computes, keep the layers' type.
 """
@@ -20,9 +20,3 @@ def promote_but_kernels(*arrays: jax.Array | None, dtype: Any = None, inexact: b
     _, kernel, _ = arrays
     x, promoted, bias = promote_dtype(*arrays, dtype=dtype, inexact=inexact)
     return [x, kernel if kernel is not None and is_narrower(kernel, dtype) else promoted, bias]
-
-
-def product(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, precision: Any = None) -> jax.Array:
-    """`jax.lax.dot_general` of `x` in the kernel's type; the sums and the result have the type of `x`."""
-    narrow = x.astype(kernel.dtype)
-    return jax.lax.dot_general(narrow, kernel, dimension_numbers, precision, preferred_element_type=x.dtype)
