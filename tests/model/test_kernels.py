@@ -16,6 +16,7 @@ from gcvit_flax.model.kernels.convolution import (
     strided_conv3x3,
     strided_conv3x3_by_rows,
 )
+from gcvit_flax.model.kernels.dense import dense
 from gcvit_flax.model.kernels.pointwise import gelu, layer_norm
 from gcvit_flax.model.kernels.windowed_attention import windowed_attention
 
@@ -64,6 +65,24 @@ def check(kernel, plain_form, shapes, dtype=jnp.float32, forward=1e-6, backward=
     for argument, ours, expected in zip(arguments, gradients, expected_gradients, strict=True):
         assert ours.dtype == argument.dtype
         assert_close(ours, expected, backward)
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(2, 9, 6, 5), (2, 5)])
+def test_dense(dtype, forward, backward, shape):
+    check(lambda *x: dense(*x, None), lambda x, kernel: x @ kernel, [shape, (5, 8)], dtype, forward, backward)
+
+
+def test_the_gradient_of_a_dense_kernel_reads_the_arrays_as_they_lie():
+    x, y = (jax.ShapeDtypeStruct((2, 16, 49, channels), jnp.float32) for channels in (64, 192))
+
+    def gradient(product, x, y):
+        return jax.vjp(lambda kernel: product(x, kernel), jnp.zeros((64, 192)))[1](y)
+
+    def transposes(product):
+        return jax.jit(gradient, static_argnums=0).lower(product, x, y).compile().as_text().count(" transpose(")
+
+    assert transposes(jnp.matmul) > transposes(lambda x, kernel: dense(x, kernel, None)) == 0
 
 
 @DTYPES

@@ -9,10 +9,13 @@ from gcvit_flax.model.kernels.custom_gradient import custom_gradient
 
 
 def product(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, precision: Any = None) -> jax.Array:
-    """`dense` in the form of `jax.lax.dot_general`, as linen's layers call it."""
-    expected = ((x.ndim - 1,), (0,)), ((), ())
-    assert dimension_numbers == expected, f"the product of a dense layer has dimensions {expected}"
+    """`dense` in the form of `jax.lax.dot_general`, as linen's dense layers call it."""
+    assert dimension_numbers == _dimensions(x)
     return dense(x, kernel, precision)
+
+
+def _dimensions(x: jax.Array) -> Any:
+    return ((x.ndim - 1,), (0,)), ((), ())
 
 
 @custom_gradient(nondiff_argnums=(2,))
@@ -26,8 +29,8 @@ def dense(x: Float[Array, "*axes C"], kernel: Float[Array, "C D"], precision: An
 
 
 def _product(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
-    dimensions = (((x.ndim - 1,), (0,)), ((), ()))
-    return jax.lax.dot_general(x.astype(kernel.dtype), kernel, dimensions, precision, preferred_element_type=x.dtype)
+    narrow = x.astype(kernel.dtype)
+    return jax.lax.dot_general(narrow, kernel, _dimensions(x), precision, preferred_element_type=x.dtype)
 
 
 def _backward(precision: Any, saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -35,8 +38,8 @@ def _backward(precision: Any, saved: tuple[jax.Array, jax.Array], gradient: jax.
         return jax.vjp(lambda x, kernel: _product(x, kernel, precision), x, kernel)[1](gradient)
 
     def flat_gradients(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-        flat = (array.reshape(-1, array.shape[-1]) for array in (x, gradient))
-        x_gradient, kernel_gradient = gradients(next(flat), kernel, next(flat))
+        tokens, token_gradients = (array.reshape(-1, array.shape[-1]) for array in (x, gradient))
+        x_gradient, kernel_gradient = gradients(tokens, kernel, token_gradients)
         return x_gradient.reshape(x.shape), kernel_gradient
 
     return jax.lax.platform_dependent(*saved, gradient, cpu=flat_gradients, default=gradients)
