@@ -52,10 +52,9 @@ def heeded_signals() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def compiled_programs(tmp_path_factory, worker_id) -> Path:
-    """A compilation cache that all command-line tests share, whichever of pytest's processes they run in."""
-    base = tmp_path_factory.getbasetemp()
-    return (base if worker_id == "master" else base.parent) / "compiled"
+def compiled_programs(pytestconfig) -> Path:
+    """A compilation cache that all tests share, whichever of pytest's processes they run in, and the next run's too."""
+    return pytestconfig.cache.mkdir("compiled_programs")
 
 
 @pytest.fixture(scope="session")
