@@ -49,6 +49,7 @@ _PLAIN = {
     "block.cpu_barrier": lambda x: x,
     "block.gelu": plain.gelu,
     "block.fit_branch": lambda *_: False,
+    "kernels.dense.dense": plain.dense,
     "layers.layer_norm": lambda x, *arguments: plain.layer_norm(x.astype(jnp.float32), *arguments),
     "global_query.max_pool3x3": plain.max_pool3x3,
 }

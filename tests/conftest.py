@@ -33,6 +33,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 CHECKED = (
     "kernels.attention_by_heads",
     "kernels.convolution",
+    "kernels.dense",
     "kernels.pointwise",
     "kernels.windowed_attention",
     "windows",
@@ -53,7 +54,7 @@ def heeded_signals() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def compiled_programs(pytestconfig) -> Path:
-    """A compilation cache that all tests share, whichever of pytest's processes they run in, and the next run's too."""
+    """A compilation cache that pytest's processes share, kept from run to run."""
     return pytestconfig.cache.mkdir("compiled_programs")
 
 
@@ -67,6 +68,14 @@ def finetune(photos) -> list:
 def kept_programs(compiled_programs) -> None:
     """What one test has compiled, no other compiles again."""
     jax.config.update("jax_compilation_cache_dir", str(compiled_programs))
+
+
+@pytest.fixture
+def own_names() -> Iterator[None]:
+    """Compiled programs have the operations' names of this code, which a kept program may have of earlier code."""
+    jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
+    yield
+    jax.config.update("jax_compilation_cache_include_metadata_in_key", False)
 
 
 @pytest.fixture(scope="session")

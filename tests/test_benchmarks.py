@@ -130,6 +130,11 @@ def test_accelerator_replaces_every_kernel_of_the_network_in_the_plain_form():
     names = {module.name for module in pkgutil.iter_modules(gcvit_flax.model.__path__)} - {"kernels"}
     modules = [__import__(f"gcvit_flax.model.{name}", fromlist=["*"]) for name in names]
 
+    # These compute nothing, mbconv is called where fit_kernels says so, and the next where kernels are narrow; the last
+    # calls what is replaced in a module of the kernels.
+    others = {"split_heads", "AttentionSettings", "wide_type", "widen", "mbconv", "strided_conv3x3_by_rows"}
+    others.add("dense_dot_general")
+
     def used() -> set[str]:
         """The kernels that the network's modules name, but for the plain ones."""
         return {
@@ -137,15 +142,13 @@ def test_accelerator_replaces_every_kernel_of_the_network_in_the_plain_form():
             for module in modules
             for name, value in vars(module).items()
             if not inspect.ismodule(value) and getattr(value, "__module__", "").startswith(kernels.__name__ + ".")
-            if value.__module__ not in (kernels.plain.__name__, kernels.narrow.__name__)
-            # These compute nothing, mbconv is called where fit_kernels says so, and the last where kernels are narrow.
-            and name
-            not in ("split_heads", "AttentionSettings", "wide_type", "widen", "mbconv", "strided_conv3x3_by_rows")
+            if value.__module__ not in (kernels.plain.__name__, kernels.narrow.__name__) and name not in others
         }
 
     assert used()
     with accelerator_pieces.plain_kernels():
         assert used() == set()
+        assert kernels.dense.dense is kernels.plain.dense
 
 
 def test_accelerator_names_what_it_had_no_time_for():

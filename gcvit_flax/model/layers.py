@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gcvit_flax.model.kernels.dense import product
+from gcvit_flax.model.kernels.dense import dense_dot_general
 from gcvit_flax.model.kernels.narrow import promote_but_kernels
 from gcvit_flax.model.kernels.pointwise import layer_norm
 
@@ -26,7 +26,7 @@ Dense = functools.partial(
     kernel_init=normal_init,
     bias_init=nn.initializers.zeros,
     promote_dtype=promote_but_kernels,
-    dot_general=product,
+    dot_general=dense_dot_general,
 )
 
 

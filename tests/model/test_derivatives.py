@@ -13,12 +13,14 @@ from small import TINY
 
 import gcvit_flax
 from gcvit_flax.model.kernels.convolution import depthwise_conv3x3, strided_conv3x3
+from gcvit_flax.model.kernels.dense import dense
 from gcvit_flax.model.kernels.pointwise import gelu, layer_norm
 
 MASK = jnp.ones((3, 4), bool).at[-1, 2:].set(False)
 KERNELS = {
     "gelu": (gelu, [(3, 5)]),
     "layer norm": (lambda *x: layer_norm(*x, 1e-5), [(3, 5), (5,), (5,)]),
+    "dense": (lambda *x: dense(*x, None), [(2, 3, 5), (5, 4)]),
     "depthwise convolution": (depthwise_conv3x3, [(2, 4, 5, 3), (3, 3, 1, 3)]),
     "strided convolution": (strided_conv3x3, [(2, 5, 4, 3), (3, 3, 3, 2)]),
     "local attention": (attention_by_heads, [(2, 3, 2, 4, 2)] * 3 + [(2, 4, 4)]),

@@ -103,6 +103,7 @@ def test_remat_recomputes_and_gives_the_same_gradients(variables, images):
 
 
 @pytest.mark.skipif(not COMPILER_OPTIONS, reason="here XLA merges what is recomputed with what was computed before")
+@pytest.mark.usefixtures("own_names")
 def test_the_backward_pass_repeats_no_product_or_convolution(variables, images):
     """Except for those of squeeze-and-excitation, which are of one vector per image."""
     model = create_model(TINY)

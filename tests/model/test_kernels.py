@@ -1,5 +1,7 @@
 """Each kernel against its plain form in float64, in values and in gradients."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,16 +75,48 @@ def test_dense(dtype, forward, backward, shape):
     check(lambda *x: dense(*x, None), lambda x, kernel: x @ kernel, [shape, (5, 8)], dtype, forward, backward)
 
 
-def test_the_gradient_of_a_dense_kernel_reads_the_arrays_as_they_lie():
-    x, y = (jax.ShapeDtypeStruct((2, 16, 49, channels), jnp.float32) for channels in (64, 192))
+def test_a_dense_kernel_in_bfloat16_rounds_the_input_alone():
+    x, y = np.random.default_rng(0).normal(size=(2, 6, 8, 8)).astype(np.float32)
+    kernel = jnp.asarray(y[0], jnp.bfloat16)
+    value, pull = jax.vjp(lambda *x: dense(*x, None), jnp.asarray(x), kernel)
+    rounded = np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32)
+    assert value.dtype == jnp.float32
+    assert_close(value, rounded @ np.asarray(kernel, np.float32), 1e-6)
+    x_gradient, kernel_gradient = pull(jnp.asarray(y))
+    assert (x_gradient.dtype, kernel_gradient.dtype) == (jnp.float32, jnp.bfloat16)
+    assert_close(kernel_gradient, np.einsum("btc,btd->cd", rounded, y), 2e-2)
 
-    def gradient(product, x, y):
-        return jax.vjp(lambda kernel: product(x, kernel), jnp.zeros((64, 192)))[1](y)
 
-    def transposes(product):
-        return jax.jit(gradient, static_argnums=0).lower(product, x, y).compile().as_text().count(" transpose(")
+def compiled_gradients(function, *shapes):
+    """The program of the gradients of a kernel, compiled as the trainer does, as text."""
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    result = jax.eval_shape(function, *arguments)
+    gradients = jax.jit(lambda result, *arguments: jax.vjp(function, *arguments)[1](result))
+    return gradients.lower(result, *arguments).compile(compiler_options(jax.devices()[0])).as_text()
 
-    assert transposes(jnp.matmul) > transposes(lambda x, kernel: dense(x, kernel, None)) == 0
+
+def test_the_gradients_of_a_dense_kernel_transpose_nothing():
+    program = compiled_gradients(lambda *x: dense(*x, None), (2, 16, 49, 64), (64, 192))
+    assert " dot(" in program and " transpose(" not in program
+
+
+@pytest.mark.usefixtures("own_names")
+@pytest.mark.skipif(not compiler_options(jax.devices()[0]), reason="here XLA:CPU has no barriers")
+@pytest.mark.parametrize(
+    ("kernel", "shapes"),
+    [
+        (lambda *x: layer_norm(*x, 1e-5), [(4, 196, 256), (256,), (256,)]),
+        (attention_by_heads, [(4, 1, 8, 196, 32)] * 3 + [(8, 196, 196)]),
+    ],
+    ids=["layer norm", "attention"],
+)
+def test_sums_along_rows_are_of_arrays_that_were_written(kernel, shapes):
+    """XLA:CPU takes many times as long for sums of products."""
+    program, last = compiled_gradients(kernel, *shapes), len(shapes[0]) - 1
+    row_sum = re.compile(rf" reduce\(.*dimensions=\{{{last}\}}.*transpose\(jvp")
+    parts = [part for part in program.split("\n\n") if row_sum.search(part)]
+    assert parts
+    assert not [part for part in parts if " multiply(" in part]
 
 
 @DTYPES

@@ -106,7 +106,7 @@ def backward_by_heads(
     q, k, v = _queries_keys_values(saved.parts, query, num_heads, scale)
     gradient = rearrange(gradient, "B n T (h d) -> B n h T d", h=num_heads)
     gradient = gradient / saved.sums  # With respect to the weighted sum before its normalization.
-    # XLA:CPU would compute each sum again for all that read it, and is slow at sums of products.
+    # XLA:CPU would compute each sum again for every weight that reads it, and is slow at sums of products along rows.
     mean = cpu_barrier(cpu_barrier(gradient * saved.mean).sum(-1, keepdims=True))
     gradient = gradient.astype(v.dtype)
     v_gradient = jnp.einsum("Bnhqk,Bnhqd->Bnhkd", saved.weights, gradient)

@@ -125,14 +125,16 @@ def _kernel_gradient_by_products(x: jax.Array, kernel: jax.Array, gradient: jax.
         x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
         shifts = [x[row : row + height : 2, column : column + width : 2] for row in range(3) for column in range(3)]
         columns = cpu_barrier(jnp.concatenate(shifts, -1))  # (H/2, W/2, 9C)
-        # XLA:CPU has to transpose a factor, and the gradient is smaller than the columns.
-        transposed = cpu_barrier(rearrange(gradient, "h w o -> o h w"))
-        return total + jnp.einsum("ohw,hwi->oi", transposed, columns, preferred_element_type=total.dtype), None
+        # XLA:CPU has to transpose a factor.
+        smaller, larger = (gradient, columns) if outputs < inputs else (columns, gradient)
+        transposed = cpu_barrier(rearrange(smaller, "h w c -> c h w"))
+        return total + jnp.einsum("chw,hwd->cd", transposed, larger, preferred_element_type=total.dtype), None
 
-    zeros = jnp.zeros((kernel.shape[3], 9 * kernel.shape[2]), wide_type(x.dtype))
+    inputs, outputs = 9 * kernel.shape[2], kernel.shape[3]
+    zeros = jnp.zeros(sorted((inputs, outputs)), wide_type(x.dtype))
     zeros, x, gradient = varying_alike((zeros, x, gradient))
     total, _ = jax.lax.scan(add, zeros, (x, gradient))
-    return total.T.reshape(kernel.shape).astype(kernel.dtype)
+    return (total.T if outputs < inputs else total).reshape(kernel.shape).astype(kernel.dtype)
 
 
 strided_conv3x3.defvjp(_strided_forward, _strided_backward)

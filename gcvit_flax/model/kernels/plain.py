@@ -1,6 +1,7 @@
 """What the kernels compute, written plainly; also used with dropout, which the attention kernel does not have."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,12 @@ def attention_logits(q: jax.Array, k: jax.Array, bias: jax.Array, key_mask: jax.
     wide = wide_type(q.dtype)
     logits = jnp.einsum(f"{query_axes},Bnhkd->Bnhqk", q, k, preferred_element_type=wide) + bias
     return logits if key_mask is None else jnp.where(key_mask[:, None, None, :], logits, -jnp.inf)
+
+
+def dense(x: jax.Array, kernel: jax.Array, precision: Any = None) -> jax.Array:
+    """The product of the last axis with a kernel, in the kernel's type, with sums of the input's."""
+    dimensions = ((x.ndim - 1,), (0,)), ((), ())
+    return jax.lax.dot_general(x.astype(kernel.dtype), kernel, dimensions, precision, preferred_element_type=x.dtype)
 
 
 def depthwise_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -66,7 +66,7 @@ def _layer_norm_backward(_: float, saved: Saved, gradient: jax.Array) -> tuple[j
     x, gradient = cpu_barrier((x, gradient))
     normalized = (widen(x) - mean) * factor
     scaled = gradient * scale
-    products = cpu_barrier(scaled * normalized)  # XLA:CPU takes up to ten times as long for sums of products.
+    products = cpu_barrier(scaled * normalized)  # XLA:CPU is slow at sums of products along rows.
     means = scaled.mean(-1, keepdims=True), products.mean(-1, keepdims=True)
     first, second = cpu_barrier(means)
     x_gradient = (scaled - first - normalized * second) * factor
