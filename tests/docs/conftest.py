@@ -17,7 +17,7 @@ FIXTURES = ROOT / "tests" / "fixtures"
 
 @pytest.fixture(scope="session")
 def compiled_programs(compiled_programs) -> Path:
-    """What JAX_COMPILATION_CACHE_DIR names, which CI keeps from run to run, or else the session's cache."""
+    """What JAX_COMPILATION_CACHE_DIR names, which CI keeps from run to run, or else the tests' cache."""
     return Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or compiled_programs)
 
 

@@ -7,5 +7,6 @@ that a program is compiled for, and `late` also by whether XLA divides it among 
 `save_for_backward` marks what the gradients read. `cpu_barrier` stands where XLA:CPU must write a result to memory
 once: it otherwise computes chains of additions and normalizations again for each operation that reads them, and merges
 what the backward pass is meant to compute again with what the forward pass computed. It only heeds it in programs
-compiled with `gcvit_flax.devices.compiler_options`.
+compiled with `gcvit_flax.devices.compiler_options`. It also keeps products out of sums along rows, and makes it
+transpose the smaller factor of a product.
 """
