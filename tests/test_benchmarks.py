@@ -132,8 +132,10 @@ def test_accelerator_replaces_every_kernel_of_the_network_in_the_plain_form():
 
     # These compute nothing, mbconv is called where fit_kernels says so, and the next where kernels are narrow; the last
     # calls what is replaced in a module of the kernels.
-    others = {"split_heads", "AttentionSettings", "wide_type", "widen", "mbconv", "strided_conv3x3_by_rows"}
-    others.add("dense_dot_general")
+    others = (
+        *("split_heads", "AttentionSettings", "wide_type", "widen", "mbconv", "strided_conv3x3_by_rows"),
+        "dense_dot_general",
+    )
 
     def used() -> set[str]:
         """The kernels that the network's modules name, but for the plain ones."""

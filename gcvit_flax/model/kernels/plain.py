@@ -33,7 +33,7 @@ def attention_logits(q: jax.Array, k: jax.Array, bias: jax.Array, key_mask: jax.
     return logits if key_mask is None else jnp.where(key_mask[:, None, None, :], logits, -jnp.inf)
 
 
-def dense(x: jax.Array, kernel: jax.Array, precision: Any = None) -> jax.Array:
+def dense(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
     """The product of the last axis with a kernel, in the kernel's type, with sums of the input's."""
     dimensions = ((x.ndim - 1,), (0,)), ((), ())
     return jax.lax.dot_general(x.astype(kernel.dtype), kernel, dimensions, precision, preferred_element_type=x.dtype)
